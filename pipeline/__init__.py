@@ -1,0 +1,1 @@
+"""Images and test databases out of Git."""
