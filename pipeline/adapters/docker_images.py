@@ -1,0 +1,226 @@
+"""The engine's images: listed, tagged, pulled, pushed and imported over its HTTP API.
+
+On a Unix socket this is plain http.client, so that a run with nothing to do does not import docker-py (0.15 s); any other
+kind of endpoint goes through docker-py's session, which knows TLS and ssh.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from pipeline.adapters.credentials import read_credentials
+from pipeline.adapters.docker_context import Endpoint
+from pipeline.engine_image import EngineImage
+from pipeline.errors import EngineError, ImageUnavailableError, PipelineError, RegistryRefusedError, RegistryUnreachableError
+from pipeline.reference import Reference, parse_reference
+
+API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
+_HINT = "Start the engine, or choose another one: docker context use NAME, or DOCKER_HOST. See: invoke doctor"
+
+
+class DockerImages:
+    """The images of one engine. Safe to use from several threads: each has a connection of its own."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._local = threading.local()
+
+    def ping(self) -> str:
+        """The engine's version; raises EngineError where none answers."""
+        return str(self._json("GET", "/version")["Version"])
+
+    def list_images(self, repositories: Iterable[str]) -> dict[str, EngineImage]:
+        """Every tag of these repositories (REGISTRY/PATH), as reference → image; one request for all."""
+        filters = json.dumps({"reference": sorted(set(repositories))})
+        found: dict[str, EngineImage] = {}
+        for item in self._json("GET", f"/images/json?{urllib.parse.urlencode({'filters': filters})}"):
+            tags = frozenset(item.get("RepoTags") or ())
+            image = EngineImage(str(item["Id"]), tags, frozenset(item.get("RepoDigests") or ()), int(item["Size"]))
+            found.update(dict.fromkeys(tags, image))
+        return found
+
+    def find_image(self, reference: str) -> EngineImage | None:
+        """One image by any name or id; None where the engine has none."""
+        try:
+            item = self._json("GET", f"/images/{urllib.parse.quote(reference)}/json")
+        except _NotFoundError:
+            return None
+        return EngineImage(str(item["Id"]), frozenset(item.get("RepoTags") or ()), frozenset(item.get("RepoDigests") or ()), int(item["Size"]))
+
+    def tag_image(self, source: str, target: Reference) -> None:
+        query = urllib.parse.urlencode({"repo": target.name, "tag": target.tag})
+        self._json("POST", f"/images/{urllib.parse.quote(source)}/tag?{query}")
+
+    def remove_tag(self, reference: str) -> bool:
+        """Remove one tag (the image with its last one); false where it is not there. Raises EngineError if it is in use."""
+        try:
+            self._json("DELETE", f"/images/{urllib.parse.quote(reference)}")
+        except _NotFoundError:
+            return False
+        return True
+
+    def remote_digest(self, reference: str) -> str:
+        """The digest of an image in its registry, asked by the engine, with its mirrors and certificates.
+
+        Raises ImageUnavailableError with the registry's reason.
+        """
+        registry = parse_reference(reference).registry
+        try:
+            answer = self._json("GET", f"/distribution/{urllib.parse.quote(reference)}/json", headers=_auth(registry))
+        except EngineError as error:
+            if isinstance(error, _EngineGoneError):
+                raise
+            raise ImageUnavailableError(error.message, error.hint) from error
+        return str(answer["Descriptor"]["digest"])
+
+    def pull_image(self, reference: Reference) -> None:
+        """Pull a tag or digest. Raises ImageUnavailableError, or EngineError where the engine itself fails."""
+        query = urllib.parse.urlencode({"fromImage": reference.name, "tag": reference.digest or reference.tag})
+        try:
+            for _ in self._stream("POST", f"/images/create?{query}", headers=_auth(reference.registry)):
+                pass
+        except EngineError as error:
+            if isinstance(error, _EngineGoneError):
+                raise
+            raise ImageUnavailableError(f"{reference} cannot be pulled: {error.message}", f"Try: docker pull {reference}") from error
+
+    def push_image(self, reference: Reference) -> str:
+        """Push a tag; return its digest. Raises RegistryRefusedError or RegistryUnreachableError with the registry's reason."""
+        query = urllib.parse.urlencode({"tag": reference.tag})
+        digest = ""
+        try:
+            for event in self._stream("POST", f"/images/{reference.name}/push?{query}", headers=_auth(reference.registry) or {"X-Registry-Auth": "e30="}):
+                digest = str((event.get("aux") or {}).get("Digest") or digest)
+        except EngineError as error:
+            if isinstance(error, _EngineGoneError):
+                raise
+            raise _push_error(reference, error.message) from error
+        return digest
+
+    def import_image(self, archive: Path, name: str, labels: dict[str, str]) -> None:
+        """Make an image of a root file system in a tar file."""
+        repository, _, tag = name.rpartition(":")
+        changes = [f"LABEL {json.dumps(key)}={json.dumps(value)}" for key, value in labels.items()] + ['CMD ["/bin/bash"]']
+        query = urllib.parse.urlencode({"fromSrc": "-", "repo": repository, "tag": tag, "changes": changes}, doseq=True)
+        with archive.open("rb") as body:
+            headers = {"Content-Type": "application/x-tar", "Content-Length": str(archive.stat().st_size)}
+            for _ in self._stream("POST", f"/images/create?{query}", body, headers):
+                pass
+
+    def _json(self, method: str, path: str, headers: dict[str, str] | None = None) -> Any:
+        status, lines = self._send(method, path, None, headers or {})
+        content = b"".join(lines)
+        if status >= 400:
+            raise _error(status, content)
+        return json.loads(content) if content.strip() else None
+
+    def _stream(self, method: str, path: str, body: IO[bytes] | None = None, headers: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
+        """The engine's progress, one JSON object a line; an `error` among them is raised, since the call itself succeeds."""
+        status, lines = self._send(method, path, body, headers or {})
+        if status >= 400:
+            raise _error(status, b"".join(lines))
+        for line in lines:
+            if line.strip():
+                event = json.loads(line)
+                if "error" in event:
+                    raise EngineError(str(event["error"]).strip())
+                yield event
+
+    def _send(self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str]) -> tuple[int, Iterable[bytes]]:
+        try:
+            if not self._endpoint.is_unix:
+                return self._send_elsewhere(method, path, body, headers)
+            for again in (True, False):
+                connection = self._connection()
+                fresh = connection.sock is None
+                try:
+                    connection.request(method, f"/{API_VERSION}{path}", body, headers)
+                    response = connection.getresponse()
+                    return response.status, self._lines(response)
+                except (http.client.RemoteDisconnected, BrokenPipeError):
+                    connection.close()  # a kept-alive connection that the engine closed meanwhile
+                    if fresh or not again or body is not None:
+                        raise
+        except (OSError, http.client.HTTPException) as error:
+            raise _gone(self._endpoint, error) from error
+        raise AssertionError("unreachable")
+
+    def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+        try:
+            yield from response
+            response.read()  # iterating does not end the response, which would keep the connection from its next request
+        except (OSError, http.client.HTTPException) as error:
+            raise _gone(self._endpoint, error) from error
+
+    def _send_elsewhere(self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str]) -> tuple[int, Iterable[bytes]]:
+        from pipeline.adapters.docker_engine import connect
+
+        response = connect(self._endpoint).request(
+            method, connect(self._endpoint).base_url + f"/{API_VERSION}{path}", data=body, headers=headers, stream=True, timeout=600
+        )
+        return response.status_code, response.raw if response.status_code < 400 else [response.content]
+
+    def _connection(self) -> _UnixConnection:
+        connection: _UnixConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _UnixConnection(self._endpoint.host.removeprefix("unix://"))
+        return connection
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("engine")
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.connect(self._path)
+
+
+class _NotFoundError(EngineError):
+    pass
+
+
+class _EngineGoneError(EngineError):
+    pass
+
+
+def _gone(endpoint: Endpoint, error: Exception) -> EngineError:
+    if isinstance(error, PermissionError):
+        return _EngineGoneError(f"no permission to use the Docker Engine at {endpoint.host}", "Add your user to the group docker, or run as root.")
+    return _EngineGoneError(f"the Docker Engine at {endpoint.host} does not answer ({error})", _HINT)
+
+
+def _error(status: int, content: bytes) -> EngineError:
+    try:
+        message = str(json.loads(content)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = content.decode(errors="replace").strip() or f"the engine answers {status}"
+    return _NotFoundError(message) if status == 404 else EngineError(message, _hint_for(message))
+
+
+def _hint_for(message: str) -> str:
+    return "Free disk space: docker system df" if "no space left" in message else "See the engine's log."
+
+
+def _push_error(reference: Reference, message: str) -> PipelineError:
+    lower = message.lower()
+    if any(word in lower for word in ("unauthorized", "denied", "authentication required", "no basic auth")):
+        return RegistryRefusedError(f"{reference} cannot be pushed: {message}", f"Log in: docker login {reference.registry}")
+    if any(word in lower for word in ("connection refused", "no such host", "timeout", "connection reset", "eof", "unavailable", "too many requests")):
+        return RegistryUnreachableError(f"{reference} cannot be pushed: {message}", "Start the registry, or name another one: PIPELINE_REGISTRY.")
+    if "does not exist" in lower or "no such image" in lower:
+        return ImageUnavailableError(f"{reference} cannot be pushed: the engine has no such image", "Build it first: invoke build push")
+    return RegistryRefusedError(f"{reference} cannot be pushed: {message}", "See the registry's own log for the reason.")
+
+
+def _auth(registry: str, read: Callable[[str], Any] = read_credentials) -> dict[str, str]:
+    credentials = read(registry)
+    return {"X-Registry-Auth": credentials.for_engine(registry)} if credentials else {}

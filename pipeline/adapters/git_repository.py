@@ -1,0 +1,73 @@
+"""Git, asked through its own command: one process for branch, commit and changes together (3 ms; GitPython costs 100)."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import RevisionError
+from pipeline.revision import GitFacts
+
+
+def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
+    """Read commit, branch, and the uncommitted changes below `folders` (relative to `project`; ignored files are none).
+
+    Raises RevisionError where `project` is in no work tree, has no commit yet, or git fails.
+    """
+    top = _top(project)
+    prefix = project.relative_to(top).as_posix() + "/" if project != top else ""
+    command = ["status", "--porcelain=v2", "--branch", "--no-renames", "--untracked-files=all", "--no-ahead-behind", "-z", "--"]
+    commit = branch = ""
+    changed: set[str] = set()
+    for record in _git(project, *command, *(folders or ["."])).split("\0"):
+        kind, _, rest = record.partition(" ")
+        if record.startswith("# branch.oid "):
+            commit = record.removeprefix("# branch.oid ")
+        elif record.startswith("# branch.head "):
+            branch = record.removeprefix("# branch.head ")
+        elif kind == "1":
+            changed.add(rest.split(" ", 7)[7])
+        elif kind == "u":
+            changed.add(rest.split(" ", 9)[9])
+        elif kind == "?":
+            changed.add(rest)
+    if commit == "(initial)":
+        raise RevisionError(f"{project} has no commit yet", "Images are named after a commit: git add … && git commit")
+    return GitFacts(
+        commit=commit,
+        branch="" if branch == "(detached)" else branch,
+        changed=frozenset(path.removeprefix(prefix) for path in changed if path.startswith(prefix)),
+        remotes=tuple(_git(project, "remote").split()) if branch == "(detached)" else (),
+    )
+
+
+def source_url(project: Path) -> str:
+    """Where the project comes from (the remote `origin`), without credentials; empty where there is no such remote."""
+    try:
+        url = _git(project, "config", "--get", "remote.origin.url").strip()
+    except RevisionError:
+        return ""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url  # user@host:path, or a folder: has no room for a password
+    authority, slash, path = rest.partition("/")
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+
+
+def _top(project: Path) -> Path:
+    for folder in (project, *project.parents):
+        if (folder / ".git").exists():
+            return folder
+    raise RevisionError(f"{project} is not in a Git repository", "Images are named after branch and commit: git init && git add … && git commit")
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+    except FileNotFoundError:
+        raise RevisionError("git is not installed", "On Debian or Ubuntu: apt-get install git") from None
+    if result.returncode:
+        said = result.stderr.decode(errors="replace").strip() or f"exit code {result.returncode}"
+        raise RevisionError(f"git {arguments[0]} failed in {folder}: {said}", "What git says above tells how to mend it.")
+    return result.stdout.decode("utf-8", "surrogateescape")

@@ -1,0 +1,258 @@
+"""A registry over its HTTP API (OCI distribution specification): digests, manifests and tags; never layers.
+
+Plain http.client with kept-alive connections, one a thread: the requests of a no-op take milliseconds and nothing is
+imported for them. Layers are the engine's work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import json
+import re
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.adapters.credentials import Credentials, read_credentials
+from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
+from pipeline.reference import DOCKER_HUB, Reference
+
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+TIMEOUT = 15.0  # seconds for one answer
+ATTEMPTS = 5  # of one request, where the registry is busy or the connection broke
+LONGEST_PAUSE = 10.0  # seconds between two attempts, whatever Retry-After asks for
+_TRANSIENT = (408, 429, 500, 502, 503, 504)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as the registry keeps it, byte for byte."""
+
+    content: bytes
+    media_type: str
+
+    @property
+    def digest(self) -> str:
+        return "sha256:" + hashlib.sha256(self.content).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class Registry:
+    """One registry, at HOST[:PORT]. Safe to use from several threads."""
+
+    def __init__(self, host: str, credentials: Callable[[str], Credentials | None] = read_credentials) -> None:
+        self.host = host
+        self._address = "registry-1.docker.io" if host == DOCKER_HUB else host
+        self._plain = is_loopback(host)
+        self._read_credentials = credentials
+        self._credentials: Credentials | None = None
+        self._asked_credentials = False
+        self._tokens: dict[str, str] = {}  # scope → Authorization header
+        self._lock = threading.Lock()
+        self._local = threading.local()
+
+    def ping(self) -> None:
+        """Raise RegistryUnreachableError or RegistryRefusedError unless the registry answers and lets us in."""
+        self._request("GET", "/v2/", scope="", attempts=1)
+
+    def digest(self, reference: Reference) -> str:
+        """The digest of the manifest that a tag names; empty where the registry has none."""
+        answer = self._request("HEAD", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)}, missing=True)
+        if answer.status == 404:
+            return ""
+        return answer.headers.get("docker-content-digest") or self.manifest(reference).digest
+
+    def manifest(self, reference: Reference) -> Manifest:
+        """The manifest a tag or digest names. Raises RegistryRefusedError where there is none."""
+        answer = self._request("GET", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)})
+        return Manifest(answer.body, answer.headers.get("content-type", MANIFEST_TYPES[0]).partition(";")[0])
+
+    def put_manifest(self, reference: Reference, manifest: Manifest) -> None:
+        """Let a tag name a manifest whose layers the repository has already."""
+        headers = {"Content-Type": manifest.media_type}
+        self._request("PUT", _manifest_path(reference), reference.repository, "pull,push", headers, manifest.content)
+
+    def check_writable(self, repository: str) -> None:
+        """Begin an upload and cancel it: raise RegistryRefusedError where pushing is not allowed."""
+        answer = self._request("POST", f"/v2/{repository}/blobs/uploads/", repository, "pull,push", {"Content-Length": "0"})
+        location = answer.headers.get("location", "")
+        if location:
+            with contextlib.suppress(RegistryRefusedError, RegistryUnreachableError):  # an upload that is left expires by itself
+                path = location if location.startswith("/") else urllib.parse.urlsplit(location)._replace(scheme="", netloc="").geturl()
+                self._request("DELETE", path, repository, "pull,push", missing=True)
+
+    def config_size(self, manifest: Manifest) -> int:
+        """The bytes of config and layers that a manifest names, compressed as the registry keeps them."""
+        document = json.loads(manifest.content)
+        return int(document.get("config", {}).get("size", 0)) + sum(int(layer.get("size", 0)) for layer in document.get("layers", ()))
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        repository: str = "",
+        actions: str = "pull",
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        missing: bool = False,
+        scope: str | None = None,
+        attempts: int = ATTEMPTS,
+    ) -> _Answer:
+        scope = f"repository:{repository}:{actions}" if scope is None else scope
+        reason = ""
+        for attempt in range(attempts):
+            if attempt:
+                time.sleep(pause)
+            pause = min(0.2 * 4**attempt, LONGEST_PAUSE)
+            try:
+                answer = self._send(method, path, headers or {}, body, scope)
+                if answer.status == 401:
+                    self._authorize(answer, scope)
+                    answer = self._send(method, path, headers or {}, body, scope)
+            except (OSError, http.client.HTTPException) as error:
+                self._close()
+                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+                if isinstance(error, ConnectionRefusedError):
+                    break  # nobody listens there: asking again changes nothing
+                continue
+            if answer.status < 300 or (answer.status == 404 and missing):
+                return answer
+            if answer.status not in _TRANSIENT:
+                raise self._refused(method, path, answer)
+            reason = f"answers {answer.status}"
+            with contextlib.suppress(ValueError):
+                pause = min(max(pause, float(answer.headers.get("retry-after", 0))), LONGEST_PAUSE)
+        raise RegistryUnreachableError(
+            f"the registry {self.host} does not answer ({reason})",
+            "Start it (a local one: invoke registry.start), or name another one: registry in pipeline.yaml, or PIPELINE_REGISTRY.",
+        )
+
+    def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, scope: str) -> _Answer:
+        sent = {"User-Agent": "pipeline", **headers}
+        if scope in self._tokens:
+            sent["Authorization"] = self._tokens[scope]
+        for again in (True, False):
+            connection = self._connection()
+            fresh = connection.sock is None
+            try:
+                connection.request(method, path, body, sent)
+                response = connection.getresponse()
+                return _Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                self._close()  # a kept-alive connection that the registry closed meanwhile: once more on a new one
+                if fresh or not again:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _authorize(self, answer: _Answer, scope: str) -> None:
+        """Answer a challenge: keep the Authorization header that this scope needs. Raises RegistryRefusedError."""
+        with self._lock:
+            if not self._asked_credentials:
+                self._credentials, self._asked_credentials = self._read_credentials(self.host), True
+        challenge = answer.headers.get("www-authenticate", "")
+        kind, _, rest = challenge.partition(" ")
+        if kind.lower() == "basic" and self._credentials:
+            self._tokens[scope] = self._credentials.basic()
+        elif kind.lower() == "bearer":
+            parts = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+            self._tokens[scope] = "Bearer " + self._fetch_token(parts, scope)
+
+    def _fetch_token(self, challenge: Mapping[str, str], scope: str) -> str:
+        realm = urllib.parse.urlsplit(challenge.get("realm", ""))
+        query = {"service": challenge.get("service", ""), "scope": challenge.get("scope") or scope, "client_id": "pipeline"}
+        headers = {"User-Agent": "pipeline"}
+        method, body, path = "GET", None, f"{realm.path}?{urllib.parse.urlencode(query)}"
+        if self._credentials and self._credentials.identity_token:
+            method, path = "POST", realm.path
+            body = urllib.parse.urlencode({**query, "grant_type": "refresh_token", "refresh_token": self._credentials.identity_token}).encode()
+            headers["Content-Type"] = "application/x-www-form-urlencoded"
+        elif self._credentials:
+            headers["Authorization"] = self._credentials.basic()
+        connection = _connect(realm.netloc, plain=realm.scheme == "http")
+        try:
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            content = response.read()
+        finally:
+            connection.close()
+        if response.status in _TRANSIENT:
+            raise http.client.HTTPException(f"the token service answers {response.status}")
+        if response.status != 200:
+            raise RegistryRefusedError(f"the registry {self.host} refused the credentials ({response.status})", f"Log in: docker login {self.host}")
+        answer: dict[str, Any] = json.loads(content)
+        return str(answer.get("token") or answer.get("access_token") or "")
+
+    def _refused(self, method: str, path: str, answer: _Answer) -> RegistryRefusedError:
+        said = _explanation(answer)
+        doing = "write to" if method in ("PUT", "POST", "DELETE") else "read"
+        what = f"the registry {self.host} refused to {doing} {path.removeprefix('/v2/')}: {answer.status}" + (f" {said}" if said else "")
+        if answer.status == 401:
+            hint = f"Log in: docker login {self.host}"
+        elif answer.status == 403:
+            hint = "The user that Docker is logged in as may not do this; ask for the permission, or log in as another one."
+        elif answer.status == 405:
+            hint = "The registry is read-only; name one that can be written to: registry in pipeline.yaml, or PIPELINE_REGISTRY."
+        elif answer.status == 404:
+            hint = "It is not there (any more): push it first."
+        else:
+            hint = "See the registry's own log for the reason."
+        return RegistryRefusedError(what, hint)
+
+    def _connection(self) -> http.client.HTTPConnection:
+        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = self._local.connection = _connect(self._address, self._plain)
+        return connection
+
+    def _close(self) -> None:
+        connection = getattr(self._local, "connection", None)
+        if connection is not None:
+            connection.close()
+            self._local.connection = None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether Docker, too, would speak plain HTTP to this registry: it lies on this very machine."""
+    name = host.rpartition(":")[0] or host if re.search(r":\d+$", host) else host
+    return name == "localhost" or name.startswith("127.") or name == "[::1]"
+
+
+def _connect(address: str, plain: bool) -> http.client.HTTPConnection:
+    if plain:
+        return http.client.HTTPConnection(address, timeout=TIMEOUT)
+    import ssl
+
+    context = ssl.create_default_context()
+    own = Path("/etc/docker/certs.d") / address / "ca.crt"  # where Docker, too, looks for a registry's own CA
+    if own.exists():
+        context.load_verify_locations(own)
+    return http.client.HTTPSConnection(address, timeout=TIMEOUT, context=context)
+
+
+def _manifest_path(reference: Reference) -> str:
+    return f"/v2/{reference.repository}/manifests/{reference.digest or reference.tag}"
+
+
+def _explanation(answer: _Answer) -> str:
+    try:
+        errors = json.loads(answer.body)["errors"]
+        return "; ".join(str(error.get("message") or error.get("code")) for error in errors)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return answer.body.decode(errors="replace").strip()[:200]

@@ -1,0 +1,166 @@
+"""`pipeline.yaml` as frozen values, checked before anything is done."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from pipeline.document import line_of, read_document
+from pipeline.errors import ConfigurationError
+
+CONFIG_FILE = "pipeline.yaml"
+STATE_FOLDER = ".pipeline"  # beside pipeline.yaml; git-ignored; nothing in it is needed to be right, only to be quick
+
+Doc = msgspec.Meta
+
+
+class Secret(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where a build secret comes from: exactly one of `file` and `env`."""
+
+    file: Annotated[str, Doc(description="A file on the build machine, relative to pipeline.yaml; `~` is the home folder.")] = ""
+    env: Annotated[str, Doc(description="An environment variable of the build.")] = ""
+    required: Annotated[bool, Doc(description="Whether a build without it stops; else it is left out.")] = True
+
+
+class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One step on the fresh database, exactly one of `sql` and `run`."""
+
+    sql: Annotated[str, Doc(description="A .sql file, or a folder whose *.sql run in name order; relative to pipeline.yaml.")] = ""
+    user: Annotated[str, Doc(description="Who runs the SQL: `app` (the application's user) or `system`.", pattern="^(app|system)$")] = "app"
+    run: Annotated[tuple[str, ...], Doc(description="A program (Flyway, sqlplus) with its arguments; it finds the address in its environment.")] = ()
+
+
+class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`itest:`: the database the tests run against, how it is prepared, and the test command."""
+
+    image: Annotated[
+        str, Doc(description="The database image: the name of an image definition, or a reference. It is never replaced by another one.")
+    ] = "docker.io/gvenzl/oracle-free:23-slim-faststart"
+    engine: Annotated[str, Doc(description="The kind of database: an entry point of the group `pipeline.databases`.")] = "oracle"
+    service: Annotated[str, Doc(description="The service (Oracle) or database that the tests log in to.")] = "FREEPDB1"
+    user: Annotated[str, Doc(description="The application's user; its password is random in each session.", pattern="^[A-Za-z][A-Za-z0-9_]{0,29}$")] = (
+        "app"
+    )
+    prepare: Annotated[tuple[Step, ...], Doc(description="Steps on the fresh database, in order; the first error stops.")] = ()
+    run: Annotated[tuple[str, ...], Doc(description="The test command and its arguments; no shell in between.")] = ()
+    folder: Annotated[str, Doc(description="Where the test command runs, relative to pipeline.yaml.")] = "."
+    junit: Annotated[tuple[str, ...], Doc(description="Globs of the JUnit XML files the tests write; copied to .pipeline/itest/.")] = ()
+    deadline: Annotated[float, Doc(description="Seconds until the database must have answered a login.", gt=0)] = 300.0
+    lease: Annotated[float, Doc(description="Hours after which a session that was never stopped may be swept.", gt=0)] = 3.0
+    memory: Annotated[str, Doc(description="The container's memory limit.", pattern="^[1-9][0-9]*[mg]$")] = "3g"
+    bind: Annotated[
+        str, Doc(description="The address of the engine's host that the database is published on, at a random port; the tests must reach it.")
+    ] = "127.0.0.1"
+    shm: Annotated[str, Doc(description="The container's shared memory.", pattern="^[1-9][0-9]*[mg]$")] = "1g"
+
+
+class RegistryServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`registry_server:`: the registry of one's own that `invoke registry.start` runs."""
+
+    image: Annotated[str, Doc(description="The registry's image: the name of an image definition, or a reference.")] = "registry"
+    address: Annotated[str, Doc(description="The address it is published on.")] = "127.0.0.1"
+    port: Annotated[int, Doc(description="The port it is published on.", ge=1, le=65535)] = 5000
+    user: Annotated[str, Doc(description="With `password_file`: the user who may pull and push.")] = ""
+    password_file: Annotated[str, Doc(description="A file outside Git that holds the password.")] = ""
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole of pipeline.yaml."""
+
+    registry: Annotated[str, Doc(description="HOST[:PORT][/PREFIX]: where images are pushed to, and what they are named after.")]
+    namespace: Annotated[str, Doc(description="The path all images of this repository share in the registry.")]
+    pull_from: Annotated[str, Doc(description="HOST[:PORT][/PREFIX] to pull from, where that is another address (a virtual repository).")] = ""
+    project: Annotated[str, Doc(description="The project's name on containers and networks. Default: the namespace.")] = ""
+    images: Annotated[tuple[str, ...], Doc(description="Globs of image definitions.", min_length=1)] = ("images/*.yaml",)
+    platform: Annotated[str, Doc(description="The platform images are built for.", pattern="^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$")] = "linux/amd64"
+    secrets: Annotated[dict[str, Secret], Doc(description="Build secrets by name. `ca`, the host's CA bundle, is always there.")] = {}
+    registry_server: RegistryServer = RegistryServer()
+    itest: IntegrationTests = IntegrationTests()
+
+
+@dataclass(frozen=True)
+class Config:
+    """The checked configuration of the repository whose root is `root`."""
+
+    root: Path
+    registry: str
+    namespace: str
+    pull_from: str
+    project: str
+    images: tuple[str, ...]
+    platform: str
+    secrets: dict[str, Secret]
+    registry_server: RegistryServer
+    itest: IntegrationTests
+
+    @property
+    def state(self) -> Path:
+        """The folder for what later runs may use: `.pipeline/` beside pipeline.yaml."""
+        return self.root / STATE_FOLDER
+
+
+def find_root(start: Path) -> Path:
+    """The nearest folder at or above `start` that holds a pipeline.yaml."""
+    for folder in (start, *start.parents):
+        if (folder / CONFIG_FILE).is_file():
+            return folder
+    raise ConfigurationError(
+        f"there is no {CONFIG_FILE} in {start} or above it", f"Create {CONFIG_FILE} with two lines: `registry: HOST` and `namespace: NAME`."
+    )
+
+
+def read_config(root: Path) -> Config:
+    """Read and check `root`/pipeline.yaml; PIPELINE_REGISTRY and PIPELINE_NAMESPACE win over what it says."""
+    overrides: dict[str, object] = {
+        key: value for key in ("registry", "namespace") if (value := os.environ.get(f"PIPELINE_{key.upper()}"))
+    }
+    path = root / CONFIG_FILE
+    file = read_document(path, _File, overrides)
+
+    def check(holds: bool, key: str, what: str, hint: str) -> None:
+        if not holds:
+            where = f"PIPELINE_{key.upper()}" if key in overrides else f"{CONFIG_FILE}:{line_of(path, *key.split('.'))}: '{key}'"
+            raise ConfigurationError(f"{where}: {what}", hint)
+
+    for key, value in (("registry", file.registry), ("pull_from", file.pull_from)):
+        example = "Write a host with an optional port and path, such as 127.0.0.1:5000 or registry.example.com/team; no scheme, no trailing slash."
+        check(not value or bool(_REGISTRY.fullmatch(value)), key, f"'{value}' is not a registry's address", example)
+    check(bool(file.registry), "registry", "is empty", "Name the registry to push to, such as 127.0.0.1:5000.")
+    lower = "Use lower-case letters, digits and single separators (. _ -), parts divided by a slash, such as team/base."
+    check(bool(_PATH.fullmatch(file.namespace)), "namespace", f"'{file.namespace}' is not a repository path", lower)
+    check(not file.project or bool(_PATH.fullmatch(file.project)), "project", f"'{file.project}' is not a project name", lower)
+    for name, secret in file.secrets.items():
+        check(bool(secret.file) != bool(secret.env), f"secrets.{name}", "needs exactly one of file and env", "Keep one of the two.")
+    for number, step in enumerate(file.itest.prepare):
+        if bool(step.sql) == bool(step.run):
+            line = line_of(path, "itest", "prepare", number)
+            raise ConfigurationError(f"{CONFIG_FILE}:{line}: 'itest.prepare[{number}]': needs exactly one of sql and run", "Keep one of the two.")
+    server = file.registry_server
+    check(bool(server.user) == bool(server.password_file), "registry_server", "user and password_file belong together", "Give both or none.")
+    return Config(
+        root=root,
+        registry=file.registry,
+        namespace=file.namespace,
+        pull_from=file.pull_from or file.registry,
+        project=file.project or file.namespace.replace("/", "-"),
+        images=file.images,
+        platform=file.platform,
+        secrets=file.secrets,
+        registry_server=server,
+        itest=file.itest,
+    )
+
+
+def config_schema() -> dict[str, object]:
+    """The JSON Schema of pipeline.yaml, for editors."""
+    return msgspec.json.schema(_File)
+
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"  # OCI distribution spec, "Pulling manifests"
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_REGISTRY = re.compile(rf"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?(?:/{_COMPONENT})*")

@@ -1,0 +1,156 @@
+"""A YAML file decoded into a type; each error names file, line and key, and the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import yaml
+
+from pipeline.errors import ConfigurationError
+
+T = TypeVar("T")
+Place = tuple[str | int, ...]  # the way from the document's root to a value: keys and list positions
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times faster; the wheel has it nearly everywhere
+
+
+def read_document(path: Path, kind: type[T], defaults: dict[str, object] | None = None, shown: str = "") -> T:
+    """Decode the YAML mapping in `path` into `kind` (a msgspec Struct).
+
+    `defaults` are top-level values that win over the file's (environment overrides). `shown` is the file's name in
+    messages. Raises ConfigurationError for anything that is not exactly what `kind` describes.
+    """
+    shown = shown or path.name
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError(f"{shown}: there is no such file", f"Create {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{shown}: cannot be read: {error}", "It must be a readable UTF-8 text file.") from error
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        _refuse_duplicate_keys(root, shown)
+        data = loader.construct_document(root) if root is not None else {}
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigurationError(f"{shown}:{line}: not valid YAML: {error.problem}", "Check the indentation and quotes there.") from error
+    except yaml.YAMLError as error:  # a character that YAML forbids has no mark
+        raise ConfigurationError(f"{shown}: not valid YAML: {error}", "Save it as plain UTF-8 text.") from error
+    finally:
+        loader.dispose()
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{shown}:1: expected keys and values, found {type(data).__name__}", "Write `key: value` lines.")
+    data = {**data, **(defaults or {})}
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise _explained(str(error), root, kind, shown) from None
+
+
+def line_of(path: Path, *place: str | int) -> int:
+    """The 1-based line of a value in a YAML file that was read before; 1 where it is not written there."""
+    return _line(yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader), place)
+
+
+def nearest(name: str, valid: typing.Iterable[str]) -> str:
+    """A sentence that suggests the valid name nearest to `name`, or lists what is valid."""
+    names = sorted(valid)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if close:
+        return f"Did you mean '{close[0]}'?"
+    return f"Valid here: {', '.join(names)}." if names else "None is defined."
+
+
+def _refuse_duplicate_keys(node: Any, shown: str) -> None:
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for key, value in node.value:
+            line = key.start_mark.line + 1
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise ConfigurationError(
+                    f"{shown}:{line}: key '{key.value}' stands twice (first on line {seen[key.value]})", "Keep one of them."
+                )
+            seen[str(key.value)] = line
+            _refuse_duplicate_keys(value, shown)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            _refuse_duplicate_keys(value, shown)
+
+
+def _explained(message: str, root: Any, kind: Any, shown: str) -> ConfigurationError:
+    """msgspec's message, which ends in a path such as `$.itest.run[0]`, as file, line, key and what was meant."""
+    what, _, path = message.partition(" - at `")
+    place = _place(path.rstrip("`"))
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
+    missing = re.fullmatch(r"Object missing required field `(.*)`", what)
+    if unknown:
+        place = (*place, unknown[1])
+        what = f"unknown key '{unknown[1]}'"
+        hint = nearest(unknown[1], _fields(kind, place[:-1]))
+    elif missing:
+        what = f"the key '{missing[1]}' is missing"
+        hint = f"Add `{missing[1]}:` there."
+    else:
+        what = f"'{_written(place)}': {what[0].lower()}{what[1:]}" if place else what
+        hint = "Correct the value."
+    where = f" in '{_written(place[:-1])}'" if unknown and len(place) > 1 else ""
+    return ConfigurationError(f"{shown}:{_line(root, place)}: {what}{where}", hint)
+
+
+def _place(path: str) -> Place:
+    parts: list[str | int] = []
+    for key, index in re.findall(r"\.([^.\[\]]+)|\[([^\]]*)\]", path):
+        parts.append(key or (int(index) if index.isdigit() else index))
+    return tuple(parts)
+
+
+def _written(place: Place) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+
+
+def _line(node: Any, place: typing.Sequence[str | int]) -> int:
+    line = node.start_mark.line + 1 if node is not None else 1
+    for part in place:
+        if isinstance(node, yaml.MappingNode):
+            found = [(key, value) for key, value in node.value if key.value == part]
+            if not found:
+                return int(line)
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return int(line)
+
+
+def _fields(kind: Any, place: Place) -> list[str]:
+    """The keys that are valid at `place` in a document of type `kind`; empty where it is not a Struct."""
+    for part in place:
+        kind = _struct(kind)
+        if kind is None:
+            return []
+        if isinstance(part, str) and isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+            types_by_name = {field.encode_name: field.type for field in msgspec.structs.fields(kind)}
+            kind = types_by_name.get(part)
+    kind = _struct(kind)
+    return [field.encode_name for field in msgspec.structs.fields(kind)] if isinstance(kind, type) else []
+
+
+def _struct(kind: Any) -> Any:
+    """The Struct inside Annotated, a union, a tuple or the values of a dict."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return kind
+    if typing.get_origin(kind) in (typing.Annotated, typing.Union, types.UnionType, tuple, list, dict):
+        for argument in typing.get_args(kind):
+            found = _struct(argument)
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,1 @@
+"""The image hierarchy: definition → hierarchy → context → fingerprint → plan → build → publish."""

@@ -1,0 +1,135 @@
+"""The build context of an image: exactly the bytes that are hashed are the bytes that are sent.
+
+What another checkout of the same commit may differ in is normalised away: owner, times, and every permission but the
+executable bit, which is the only one git keeps. So the same content has the same fingerprint on every machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from pipeline.errors import BuildError, ConfigurationError
+from pipeline.images.ignore import IgnoreRules, parse_ignore
+
+MTIME = 946684800  # 2000-01-01 UTC: the one time of every file in a context
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file, folder or link of a context. `digest` is a file's SHA-256; `target` a link's."""
+
+    path: str
+    kind: str  # "file", "folder" or "link"
+    executable: bool = False
+    digest: str = ""
+    target: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What of it goes into a fingerprint, besides its path."""
+        return f"{self.kind}:{'x' if self.executable else '-'}:{self.digest or self.target}"
+
+
+@dataclass(frozen=True)
+class BuildContext:
+    """The entries of a context, sorted by path. The Dockerfile is always among them, the ignore file or not."""
+
+    folder: Path
+    entries: tuple[Entry, ...]
+
+
+def read_context(folder: Path) -> BuildContext:
+    """Read and hash what Docker would send of `folder`, by its ignore file. Raises ConfigurationError for a strange file."""
+    rules = read_ignore_rules(folder)
+    entries = {entry.path: entry for entry in _walk(folder, "", rules)}
+    if "Dockerfile" not in entries:  # BuildKit reads it from the context even where the ignore file names it
+        entries["Dockerfile"] = _file(folder, "Dockerfile", os.lstat(folder / "Dockerfile"))
+    for path in list(entries):  # a folder that is ignored itself, but holds something that is not
+        while "/" in path:
+            path = path.rpartition("/")[0]
+            entries.setdefault(path, Entry(path, "folder", executable=True))
+    return BuildContext(folder, tuple(entries[path] for path in sorted(entries)))
+
+
+def read_ignore_rules(folder: Path) -> IgnoreRules:
+    """The rules of `Dockerfile.dockerignore`, or else of `.dockerignore`."""
+    for name in ("Dockerfile.dockerignore", ".dockerignore"):
+        try:
+            return parse_ignore((folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+        except FileNotFoundError:
+            continue
+    return IgnoreRules()
+
+
+def write_context(context: BuildContext, stream: IO[bytes]) -> None:
+    """Write the context as a normalised tar. Raises BuildError if a file is no longer what was hashed."""
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
+        for entry in context.entries:
+            info = tarfile.TarInfo(entry.path)
+            info.mtime = MTIME
+            info.mode = 0o755 if entry.executable else 0o644
+            if entry.kind == "folder":
+                info.type = tarfile.DIRTYPE
+                tar.addfile(info)
+            elif entry.kind == "link":
+                info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.target, 0o777
+                tar.addfile(info)
+            else:
+                content = _content(context.folder / entry.path)
+                if content is None or hashlib.sha256(content).hexdigest() != entry.digest:
+                    raise BuildError(
+                        f"{context.folder.name}/{entry.path} changed while it was being built", "Run the build again when nothing writes there."
+                    )
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def _content(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _walk(folder: Path, prefix: str, rules: IgnoreRules) -> Iterator[Entry]:
+    try:
+        children = list(os.scandir(folder / prefix))
+    except OSError as error:
+        raise _unreadable(folder, prefix or ".", error) from error
+    for child in children:
+        path = prefix + child.name
+        ignored = bool(rules.patterns) and rules.ignores(path)
+        if child.is_dir(follow_symlinks=False):
+            if not ignored:
+                yield Entry(path, "folder", executable=True)
+            if not ignored or rules.may_bring_back:
+                yield from _walk(folder, path + "/", rules)
+        elif not ignored:
+            status = child.stat(follow_symlinks=False)
+            if stat.S_ISLNK(status.st_mode):
+                yield Entry(path, "link", target=os.readlink(child.path))
+            elif stat.S_ISREG(status.st_mode):
+                yield _file(folder, path, status)
+            elif not stat.S_ISSOCK(status.st_mode):  # Docker leaves sockets out, too
+                raise ConfigurationError(f"{folder.name}/{path} is neither a file, a folder nor a link", "Remove it, or name it in .dockerignore.")
+
+
+def _file(folder: Path, path: str, status: os.stat_result) -> Entry:
+    try:
+        with open(folder / path, "rb", buffering=0) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise _unreadable(folder, path, error) from error
+    return Entry(path, "file", executable=bool(status.st_mode & stat.S_IXUSR), digest=digest)
+
+
+def _unreadable(folder: Path, path: str, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"{folder.name}/{path} cannot be read: {error.strerror}", "Make it readable, or name it in .dockerignore.")

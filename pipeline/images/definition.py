@@ -1,0 +1,141 @@
+"""One image definition: what `images/NAME.yaml` (or an application's `image.yaml`) says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.document import line_of, read_document
+from pipeline.errors import ConfigurationError
+from pipeline.reference import MAX_NAME, Reference, parse_reference
+
+Doc = msgspec.Meta
+APPLICATION_FILE = "image.yaml"  # lies beside its Dockerfile; every other file describes the folder dockerfiles/NAME
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image definition. A root says `from`, a child says `parent`."""
+
+    from_: Annotated[str, Doc(description="A root's base: a reference in a registry, or one that only the local engine has.")] = msgspec.field(
+        default="", name="from"
+    )
+    bootstrap: Annotated[
+        dict[str, str], Doc(description="Where the base cannot be pulled: distribution → suite to make it from with mmdebstrap.")
+    ] = {}
+    parent: Annotated[str, Doc(description="The name of the image definition this image is built on.")] = ""
+    name: Annotated[str, Doc(description="The image's name. Default: the file's name, for image.yaml its folder's.")] = ""
+    repository: Annotated[str, Doc(description="Its path below registry and namespace. Default: the name.")] = ""
+    context: Annotated[str, Doc(description="The build context, relative to this file. Default: dockerfiles/NAME, for image.yaml its own folder.")] = ""
+    description: Annotated[str, Doc(description="One sentence for people; becomes a label.")] = ""
+    args: Annotated[dict[str, str | int | float | bool], Doc(description="Build arguments; each must be an ARG of the Dockerfile.")] = {}
+    uses: Annotated[tuple[str, ...], Doc(description="Every other image the Dockerfile takes: names of definitions, or references.")] = ()
+    secrets: Annotated[tuple[str, ...], Doc(description="Build secrets the Dockerfile mounts, by name.")] = ()
+    optional: Annotated[bool, Doc(description="Whether the image is left out, with a reason, where its base cannot be had.")] = False
+    platform: Annotated[str, Doc(description="Default: pipeline.yaml's.")] = ""
+
+
+@dataclass(frozen=True)
+class ImageDefinition:
+    """A checked image definition. Paths are relative to the project's root; `file` is the YAML itself."""
+
+    name: str
+    file: str
+    repository: Reference  # registry, namespace and path, without tag
+    context: str
+    platform: str
+    base: str = ""  # a root's `from`
+    parent: str = ""
+    bootstrap: dict[str, str] = field(default_factory=dict)
+    description: str = ""
+    args: dict[str, str] = field(default_factory=dict)
+    uses: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
+    optional: bool = False
+
+    @property
+    def dockerfile(self) -> str:
+        return f"{self.context}/Dockerfile" if self.context != "." else "Dockerfile"
+
+
+def read_definitions(config: Config) -> tuple[ImageDefinition, ...]:
+    """All image definitions that pipeline.yaml's `images:` globs find, by file name. Raises ConfigurationError."""
+    files: dict[Path, None] = {}
+    for number, pattern in enumerate(config.images):
+        found = sorted(path for path in config.root.glob(pattern) if path.is_file())
+        if not found:
+            line = line_of(config.root / "pipeline.yaml", "images", number)
+            raise ConfigurationError(
+                f"pipeline.yaml:{line}: 'images': no file matches '{pattern}'", "Write an image definition there, such as images/NAME.yaml."
+            )
+        files.update(dict.fromkeys(found))
+    return tuple(_read_definition(path, config) for path in files)
+
+
+def definition_schema() -> dict[str, object]:
+    """The JSON Schema of an image definition, for editors."""
+    return msgspec.json.schema(_File)
+
+
+def _read_definition(path: Path, config: Config) -> ImageDefinition:
+    shown = path.relative_to(config.root).as_posix()
+    file = read_document(path, _File, shown=shown)
+    application = path.name == APPLICATION_FILE
+
+    def check(holds: bool, what: str, hint: str, *key: str) -> None:
+        if not holds:
+            line = line_of(path, *key) if key else 1
+            raise ConfigurationError(f"{shown}:{line}: {what}", hint)
+
+    name = file.name or (path.parent.name if application else path.stem)
+    check(bool(_NAME.fullmatch(name)), f"'{name}' is not an image name", "Use lower-case letters, digits and single separators (. _ -).", "name")
+    check(
+        bool(file.from_) != bool(file.parent),
+        "needs exactly one of 'from' (a root) and 'parent' (a child)",
+        "Keep `from: REFERENCE` or `parent: NAME`.",
+        "parent" if file.from_ else "name",
+    )
+    check(not (file.bootstrap and file.parent), "'bootstrap' belongs to a root", "Remove it, or use `from:` in place of `parent:`.", "bootstrap")
+    if file.from_:
+        try:
+            parse_reference(file.from_)
+        except ConfigurationError as error:
+            check(False, f"'from': {error.message}", error.hint, "from")
+    repository = file.repository or name
+    check(bool(_PATH.fullmatch(repository)), f"'{repository}' is not a repository path", "Use lower-case letters, digits, single separators and slashes.", "repository")  # fmt: skip
+    host, _, prefix = config.registry.partition("/")
+    reference = Reference(host, "/".join(part for part in (prefix, config.namespace, repository) if part))
+    check(len(reference.name) <= MAX_NAME, f"the name {reference.name} is longer than {MAX_NAME} characters", "Shorten namespace or repository.")
+    folder = path.parent / file.context if file.context else path.parent if application else config.root / "dockerfiles" / name
+    folder = folder.resolve()
+    check(folder.is_relative_to(config.root), f"the build context {folder} lies outside the project", "Move it below pipeline.yaml.", "context")
+    context = folder.relative_to(config.root).as_posix()
+    check(folder.is_dir(), f"the build context {context}/ does not exist", f"Create {context}/Dockerfile, or say `context:`.", "context")
+    check((folder / "Dockerfile").is_file(), f"{context}/ has no Dockerfile", f"Create {context}/Dockerfile.", "context")
+    for secret in file.secrets:
+        known = {"ca", *config.secrets}
+        check(secret in known, f"unknown secret '{secret}'", f"Define it in pipeline.yaml's `secrets:`; known are: {', '.join(sorted(known))}.", "secrets")  # fmt: skip
+    return ImageDefinition(
+        name=name,
+        file=shown,
+        repository=reference,
+        context=context,
+        platform=file.platform or config.platform,
+        base=file.from_,
+        parent=file.parent,
+        bootstrap=file.bootstrap,
+        description=file.description,
+        args={key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in file.args.items()},
+        uses=file.uses,
+        secrets=file.secrets,
+        optional=file.optional,
+    )
+
+
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_NAME = re.compile(_COMPONENT)
+_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")

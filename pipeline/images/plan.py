@@ -1,0 +1,203 @@
+"""What would happen to each image, and why: immutable data made by pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipeline.engine_image import EngineImage
+from pipeline.images.bases import Bases, absent_references
+from pipeline.images.context import BuildContext
+from pipeline.images.definition import ImageDefinition
+from pipeline.images.fingerprint import Fingerprint, Input, changes, make_fingerprint
+from pipeline.images.hierarchy import Hierarchy
+from pipeline.images.ignore import IgnoreRules
+from pipeline.reference import Reference
+from pipeline.revision import Revision, branch_tag, commit_tag, content_tag
+
+Action = Literal["none", "tag", "pull", "build", "skip"]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a step does what it does: `kind` for programs, `what` for people."""
+
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One image: its action with the reasons, and everything that carrying it out needs to know."""
+
+    definition: ImageDefinition
+    fingerprint: Fingerprint
+    action: Action
+    reasons: tuple[Reason, ...]
+    content: Reference
+    commit: Reference
+    branch: Reference
+    dirty: bool
+    base: str  # the name that goes into BASE_IMAGE
+    base_description: str
+    named_contexts: Mapping[str, str]  # how the Dockerfile calls a used image → its real name
+    needs: tuple[str, ...]
+    context: BuildContext
+    image: EngineImage | None = None
+    registry_digest: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def references(self) -> tuple[Reference, ...]:
+        return (self.content, self.commit, self.branch)
+
+
+@dataclass(frozen=True)
+class BuildPlan:
+    """The steps of a revision in build order."""
+
+    revision: Revision
+    steps: tuple[Step, ...]
+
+    def __getitem__(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `invoke plan --json` prints."""
+        return {
+            "revision": {"branch": self.revision.branch, "commit": self.revision.commit, "dirty": self.revision.dirty},
+            "images": [
+                {
+                    "name": step.name,
+                    "parent": step.definition.parent or None,
+                    "fingerprint": step.fingerprint.value,
+                    "action": step.action,
+                    "reasons": [{"kind": reason.kind, "what": reason.what} for reason in step.reasons],
+                    "references": [str(reference) for reference in step.references],
+                }
+                for step in self.steps
+            ],
+        }
+
+
+def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str, BuildContext], dockerfile_arguments: Mapping[str, Collection[str]]) -> dict[str, Fingerprint]:  # fmt: skip
+    """The fingerprint of every image, parents first. `dockerfile_arguments`: which ARGs each Dockerfile declares."""
+    found: dict[str, Fingerprint] = {}
+    for definition in hierarchy:
+        inputs = [Input("platform", "", definition.platform)]
+        for entry in contexts[definition.name].entries:
+            inputs.append(Input("dockerfile" if entry.path == "Dockerfile" else "file", entry.path, entry.identity))
+        inputs += [Input("argument", name, value) for name, value in definition.args.items() if name in dockerfile_arguments[definition.name]]
+        if definition.base:
+            inputs.append(Input("base", definition.base, _identity(bases, definition.base)))
+        else:
+            inputs.append(Input("parent", definition.parent, found[definition.parent].value))
+        for used in definition.uses:
+            inputs.append(Input("uses", used, found[used].value if used in found else _identity(bases, used)))
+        found[definition.name] = make_fingerprint(inputs)
+    return found
+
+
+def find_dirty(hierarchy: Hierarchy, changed: Collection[str], rules: Mapping[str, IgnoreRules]) -> frozenset[str]:
+    """The images with an uncommitted change in what they are made of, their parents and used images included."""
+    dirty: set[str] = set()
+    for definition in hierarchy:
+        folder = "" if definition.context == "." else definition.context + "/"
+        own = definition.file in changed or any(
+            path.startswith(folder) and (path == definition.dockerfile or path.endswith(".dockerignore") or not rules[definition.name].ignores(path[len(folder) :]))
+            for path in changed
+        )
+        if own or dirty.intersection(hierarchy.needs(definition)):
+            dirty.add(definition.name)
+    return frozenset(dirty)
+
+
+def plan_build(
+    hierarchy: Hierarchy,
+    revision: Revision,
+    bases: Bases,
+    contexts: Mapping[str, BuildContext],
+    fingerprints: Mapping[str, Fingerprint],
+    dirty: Collection[str],
+    engine: Mapping[str, EngineImage],
+    registry: Mapping[str, str],
+    recorded: Mapping[str, tuple[Input, ...]],
+    rebuild: bool = False,
+) -> BuildPlan:
+    """Decide what happens to each image.
+
+    `engine`: reference → image of what the engine has; `registry`: content reference → digest of what the registry has;
+    `recorded`: the inputs of the last build in this checkout, only for the reasons; `rebuild`: build all, changed or not.
+    """
+    steps: dict[str, Step] = {}
+    for definition in hierarchy:
+        fingerprint = fingerprints[definition.name]
+        repository = definition.repository
+        is_dirty = definition.name in dirty
+        content = repository.with_tag(content_tag(fingerprint.value))
+        commit = repository.with_tag(commit_tag(revision, is_dirty))
+        branch = repository.with_tag(branch_tag(revision.branch, is_dirty))
+        image = engine.get(str(content))
+        digest = registry.get(str(content), "")
+        needs = hierarchy.needs(definition)
+        lacking = [*absent_references(bases, definition), *(name for name in needs if steps[name].action == "skip")]
+        action, reasons = _decide(definition, fingerprint, image, digest, engine, (content, commit, branch), lacking, bases, recorded, rebuild)
+        steps[definition.name] = Step(
+            definition=definition,
+            fingerprint=fingerprint,
+            action=action,
+            reasons=tuple(reasons),
+            content=content,
+            commit=commit,
+            branch=branch,
+            dirty=is_dirty,
+            base=bases.build_name(definition.base) if definition.base else str(steps[definition.parent].content),
+            base_description=bases.describe(definition.base) if definition.base else str(steps[definition.parent].content),
+            named_contexts={used: str(steps[used].content) if used in steps else bases.build_name(used) for used in definition.uses},
+            needs=needs,
+            context=contexts[definition.name],
+            image=image,
+            registry_digest=digest,
+        )
+    return BuildPlan(revision, tuple(steps.values()))
+
+
+def _decide(
+    definition: ImageDefinition,
+    fingerprint: Fingerprint,
+    image: EngineImage | None,
+    digest: str,
+    engine: Mapping[str, EngineImage],
+    references: tuple[Reference, Reference, Reference],
+    lacking: list[str],
+    bases: Bases,
+    recorded: Mapping[str, tuple[Input, ...]],
+    rebuild: bool,
+) -> tuple[Action, list[Reason]]:
+    if lacking:
+        why = [f"{name} cannot be had: {bases[name].value}" if name in bases.found else f"{name} is skipped" for name in lacking]
+        return "skip", [Reason("base" if name in bases.found else "parent", text) for name, text in zip(lacking, why, strict=True)]
+    if rebuild:
+        return "build", [Reason("asked", "built without the cache, as asked")]
+    if digest and (image is None or not image.is_published_as(references[0].name, digest)):
+        what = "the registry has this content, the engine has not" if image is None else "the registry has another image of this content, and it wins"
+        return "pull", [Reason("registry", what)]
+    if image is None:
+        before = recorded.get(definition.name)
+        if before is None:
+            return "build", [Reason("new", "never built in this checkout, and the registry has no image of this content")]
+        changed = [Reason(kind, what) for kind, what in changes(before, fingerprint.inputs)]
+        return "build", changed or [Reason("missing", "nothing changed, but neither engine nor registry has the image any more")]
+    lacks = [reference for reference in references if getattr(engine.get(str(reference)), "id", "") != image.id]
+    if lacks:
+        return "tag", [Reason("tag", f"unchanged; to be tagged {reference.tag}") for reference in lacks]
+    return "none", [Reason("unchanged", f"the engine has {references[0].tag}")]
+
+
+def _identity(bases: Bases, reference: str) -> str:
+    base = bases[reference]
+    return f"{base.kind} {base.value}" if base.kind != "absent" else "absent"

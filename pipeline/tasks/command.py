@@ -1,0 +1,86 @@
+"""What every task has in common: errors become a message and an exit code, a signal becomes a clean end."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+from invoke.exceptions import Exit
+from invoke.tasks import Task, task
+
+from pipeline.config import STATE_FOLDER, Config, find_root, read_config
+from pipeline.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, PipelineError
+
+
+class Terminated(KeyboardInterrupt):
+    """TERM arrived. It unwinds like Ctrl-C, so that whatever was begun is cleaned up, and ends with its own exit code."""
+
+
+def command(*arguments: Any, **options: Any) -> Any:
+    """`invoke.task`, with the one handler of this project: expected error, interrupt, or bug (a log file, exit code 3)."""
+
+    def decorate(function: Callable[..., None]) -> Task[Any]:
+        @functools.wraps(function)
+        def run(context: Context, *args: Any, **kwargs: Any) -> None:
+            previous = signal.signal(signal.SIGTERM, _terminate)
+            try:
+                function(context, *args, **kwargs)
+            except PipelineError as error:
+                raise Exit(_told(error), error.exit_code) from None
+            except Terminated:
+                raise Exit("terminated", TERMINATED_EXIT_CODE) from None
+            except KeyboardInterrupt:
+                raise Exit("interrupted", INTERRUPTED_EXIT_CODE) from None
+            except BrokenPipeError:  # `invoke plan | head`: the reader has seen enough
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise Exit(code=0) from None
+            except Exit:
+                raise
+            except Exception as error:
+                raise Exit(_bug(error), BUG_EXIT_CODE) from None
+            finally:
+                signal.signal(signal.SIGTERM, previous)
+
+        return task(*arguments, **options)(run)
+
+    return decorate
+
+
+def read_project() -> Config:
+    """The configuration of the repository that the current folder belongs to."""
+    return read_config(find_root(Path.cwd()))
+
+
+def say(line: str) -> None:
+    """One line of progress, on stderr: stdout is for results."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def _told(error: PipelineError) -> str:
+    lines = [f"error: {error.message}"]
+    if error.hint:
+        lines += [f"  {line}" for line in error.hint.splitlines()]
+    return "\n".join(lines)
+
+
+def _bug(error: Exception) -> str:
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    try:
+        log = find_root(Path.cwd()) / STATE_FOLDER / "bug.log"
+        log.parent.mkdir(exist_ok=True)
+        log.write_text(text, encoding="utf-8")
+    except (PipelineError, OSError):
+        return f"{text}error: this is a bug in the pipeline: {error!r}\n  Please report it with the lines above."
+    return f"error: this is a bug in the pipeline: {error!r}\n  Please report it with {log}."
+
+
+def _terminate(_number: int, _frame: object) -> None:
+    raise Terminated

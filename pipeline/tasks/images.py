@@ -1,0 +1,111 @@
+"""invoke build, push, plan, graph, pins.update"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from invoke.context import Context
+
+from pipeline.tasks.command import command, read_project, say
+
+SELECT = {"only": "An image; it and all it is made from. May be given several times."}
+JSON = {"json": "Print one JSON document on stdout and nothing else."}
+
+
+@command(
+    iterable=["only"],
+    help={
+        **SELECT,
+        **JSON,
+        "jobs": "How many images are built at the same time (default: the number of processors).",
+        "keep-going": "Build all that can be built, and report the failures at the end.",
+        "no-cache": "Build again without any cache, changed or not.",
+        "dry-run": "Say what would be done, and do nothing.",
+    },
+)
+def build(_context: Context, only: list[str], jobs: int = 0, keep_going: bool = False, no_cache: bool = False, dry_run: bool = False, json: bool = False) -> None:  # noqa: E501 - the options are the signature
+    """Build every image whose inputs changed, parents first. Example: invoke build --only tomcat"""
+    from pipeline.images.build import as_json, build_images
+    from pipeline.tasks.wiring import ImageProject
+
+    project = ImageProject(read_project(), say)
+    plan_made = project.plan(only, rebuild=no_cache, remember=not dry_run)
+    if dry_run:
+        _show_plan(plan_made, json)
+        return
+    results = build_images(plan_made, project.workshop(), project.config.state, jobs or os.cpu_count() or 1, say, keep_going, not no_cache)
+    if json:
+        _print_json(as_json(results))
+
+
+@command(iterable=["only"], help={**SELECT, **JSON, "allow-dirty": "Push images made from uncommitted changes, marked as dirty."})
+def push(_context: Context, only: list[str], allow_dirty: bool = False, json: bool = False) -> None:
+    """Publish the images under content, commit and branch tags. Example: invoke build push"""
+    from pipeline.images.build import as_json
+    from pipeline.images.publish import check_publishable, push_images
+    from pipeline.images.release import describe_release, write_release
+    from pipeline.tasks.wiring import ImageProject, RegistryShelf
+
+    project = ImageProject(read_project(), say)
+    plan_made = project.plan(only, need_registry=True)
+    check_publishable(plan_made, allow_dirty)
+    results = push_images(plan_made, project.engine, RegistryShelf(project.registry), say)
+    sizes = project.sizes(plan_made, {result.step.name: result.digest for result in results})
+    path = write_release(project.config.state, describe_release(plan_made, results, sizes))
+    say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
+    if json:
+        _print_json(as_json(results))
+
+
+@command(iterable=["only"], help={**SELECT, **JSON})
+def plan(_context: Context, only: list[str], json: bool = False) -> None:
+    """Show what would happen to each image, and why."""
+    from pipeline.tasks.wiring import ImageProject
+
+    _show_plan(ImageProject(read_project(), say).plan(only, remember=False), json)
+
+
+@command(help={"svg": "Write a picture to this file instead (needs Graphviz)."})
+def graph(_context: Context, svg: str = "") -> None:
+    """Draw the image hierarchy: Mermaid on stdout, or an SVG file."""
+    from pipeline.adapters.graphviz import write_svg
+    from pipeline.images.graph import draw_dot, draw_mermaid
+    from pipeline.images.hierarchy import read_hierarchy
+
+    hierarchy = read_hierarchy(read_project())
+    if svg:
+        write_svg(draw_dot(hierarchy), Path(svg))
+    else:
+        print(draw_mermaid(hierarchy))
+
+
+@command(name="update")
+def pins_update(_context: Context) -> None:
+    """Ask for every base image anew and pin what is found in pipeline.lock."""
+    from pipeline.images.bases import write_pins
+    from pipeline.tasks.wiring import ImageProject
+
+    project = ImageProject(read_project(), say)
+    bases = project.bases(project.hierarchy, only_missing=False, remember=False)
+    pinned = write_pins(project.config.root, bases)
+    for reference in sorted(bases.found):
+        print(f"{reference}: {bases.describe(reference)}" + ("" if reference in pinned else " (not pinned)"))
+
+
+def _show_plan(made: Any, as_document: bool) -> None:
+    if as_document:
+        _print_json(made.as_json())
+        return
+    print(f"{made.revision}")
+    width = max(len(step.name) for step in made.steps)
+    for step in made.steps:
+        print(f"  {step.name:{width}}  {step.action:5}  {step.reasons[0].what}")
+        for reason in step.reasons[1:]:
+            print(f"  {'':{width}}         {reason.what}")
+
+
+def _print_json(document: object) -> None:
+    print(json.dumps(document, indent=2))

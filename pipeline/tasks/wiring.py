@@ -1,0 +1,216 @@
+"""Domain and adapters put together: the facts are read, in parallel where they come from different places, and planned upon."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO
+
+from pipeline.adapters.buildx import BuildRequest, Buildx
+from pipeline.adapters.docker_context import engine_endpoint
+from pipeline.adapters.docker_images import DockerImages
+from pipeline.adapters.git_repository import read_git, source_url
+from pipeline.adapters.mmdebstrap import bootstrap_suite, make_root_filesystem
+from pipeline.adapters.registry import Registry
+from pipeline.config import Config
+from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryUnreachableError
+from pipeline.images.bases import LOCK_FILE, Bases, read_bases, remember_bases, resolve_bases
+from pipeline.images.build import recorded_inputs
+from pipeline.images.context import read_context, read_ignore_rules, write_context
+from pipeline.images.dockerfile import parse_dockerfile
+from pipeline.images.hierarchy import Hierarchy, read_hierarchy
+from pipeline.images.plan import BuildPlan, Step, find_dirty, make_fingerprints, plan_build
+from pipeline.reference import Reference
+from pipeline.revision import Revision, content_tag, name_revision
+
+REQUESTS = 8  # to the registry at the same time
+
+
+class ImageProject:
+    """The images of one repository with the engine and the registry they live on."""
+
+    def __init__(self, config: Config, say: Callable[[str], None]) -> None:
+        self.config = config
+        self.say = say
+        self.endpoint = engine_endpoint()
+        self.engine = DockerImages(self.endpoint)
+        self.registry = Registry(config.registry.partition("/")[0])
+
+    @cached_property
+    def hierarchy(self) -> Hierarchy:
+        return read_hierarchy(self.config)
+
+    def plan(self, only: Sequence[str] = (), rebuild: bool = False, need_registry: bool = False, remember: bool = True) -> BuildPlan:
+        """Read every fact and plan. Without `need_registry`, a registry that does not answer is said and left out."""
+        root = self.config.root
+        hierarchy = self.hierarchy.only(only) if only else self.hierarchy
+        with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
+            listing = pool.submit(self.engine.list_images, [definition.repository.name for definition in hierarchy])
+            git = pool.submit(read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))])
+            contexts = {definition.name: read_context(root / definition.context) for definition in hierarchy}
+            dockerfiles = {
+                definition.name: parse_dockerfile((root / definition.dockerfile).read_text(encoding="utf-8"), definition.args) for definition in hierarchy
+            }
+            bases = self.bases(hierarchy, remember=remember)
+            fingerprints = make_fingerprints(hierarchy, bases, contexts, {name: found.arguments for name, found in dockerfiles.items()})
+            contents = [definition.repository.with_tag(content_tag(fingerprints[definition.name].value)) for definition in hierarchy]
+            facts = git.result()
+            revision = name_revision(facts, os.environ)
+            try:
+                digests = dict(zip(map(str, contents), pool.map(self.registry.digest, contents), strict=True))
+            except RegistryUnreachableError as error:
+                if need_registry:
+                    raise
+                self.say(f"warning: {error.message}; going by what the engine has")
+                digests = {}
+            engine = listing.result()
+        dirty = find_dirty(hierarchy, facts.changed, {definition.name: read_ignore_rules(root / definition.context) for definition in hierarchy})
+        revision = Revision(revision.branch, revision.commit, bool(dirty))
+        return plan_build(hierarchy, revision, bases, contexts, fingerprints, dirty, engine, digests, recorded_inputs(self.config.state), rebuild)
+
+    def bases(self, hierarchy: Hierarchy, only_missing: bool = True, remember: bool = True) -> Bases:
+        """What the hierarchy begins with; what had to be asked for is remembered, and said to be not pinned."""
+        known = read_bases(self.config.root)
+        bases = resolve_bases(hierarchy, known, _Source(self.engine), only_missing)
+        for reference in bases.found.keys() - known.found.keys():
+            if bases.found[reference].kind != "local":
+                self.say(f"base {reference}: {bases.describe(reference)} (not pinned: invoke pins.update)")
+        if remember:
+            remember_bases(self.config.root, bases)
+        return bases
+
+    def workshop(self) -> DockerWorkshop:
+        return DockerWorkshop(self)
+
+    def sizes(self, plan: BuildPlan, digests: Mapping[str, str]) -> dict[str, int]:
+        """Image → bytes of its layers and config in the registry."""
+        steps = [step for step in plan.steps if digests.get(step.name)]
+        with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
+            manifests = pool.map(lambda step: self.registry.manifest(step.content.with_digest(digests[step.name])), steps)
+            return {step.name: self.registry.config_size(manifest) for step, manifest in zip(steps, manifests, strict=True)}
+
+
+class RegistryShelf:
+    """The registry as publishing needs it."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    def digest(self, reference: Reference) -> str:
+        return self._registry.digest(reference)
+
+    def copy_tag(self, source: Reference, target: Reference) -> None:
+        self._registry.put_manifest(target, self._registry.manifest(source))
+
+
+class DockerWorkshop:
+    """The engine with BuildKit as building needs it."""
+
+    def __init__(self, project: ImageProject) -> None:
+        self._config = project.config
+        self._engine = project.engine
+        self._say = project.say
+        self._buildx = Buildx(project.endpoint, project.config.state / "logs")
+        self._source = source_url(project.config.root)
+
+    def prepare_base(self, step: Step) -> None:
+        if not step.base.startswith("pipeline.local/bootstrap/") or self._engine.find_image(step.base):
+            return
+        distribution, _, suite = step.base.rpartition("/")[2].partition(":")
+        self._say(f"{step.name}: making its base from packages of {distribution} {suite}")
+        with TemporaryDirectory(prefix="pipeline-") as folder:
+            archive = Path(folder) / "root.tar"
+            make_root_filesystem(suite, archive, self._config.state / "logs" / f"{step.name}-bootstrap.log")
+            self._engine.import_image(archive, step.base, {"pipeline.base": step.base_description, "pipeline.project": self._config.project})
+
+    def build(self, step: Step, tags: tuple[Reference, ...], use_cache: bool) -> str:
+        definition = step.definition
+        request = BuildRequest(
+            name=step.name,
+            tags=tuple(map(str, tags)),
+            platform=definition.platform,
+            arguments={"BASE_IMAGE": step.base, **definition.args},
+            named_contexts=step.named_contexts,
+            labels=self._labels(step),
+            secrets={name: source for name in definition.secrets if (source := self._secret(name))},
+            use_cache=use_cache,
+        )
+
+        def write(stream: IO[bytes]) -> None:
+            write_context(step.context, stream)
+
+        return self._buildx.build(request, write)
+
+    def pull(self, content: Reference) -> str:
+        host, _, prefix = self._config.pull_from.partition("/")
+        _, _, own_prefix = self._config.registry.partition("/")
+        path = content.repository.removeprefix(own_prefix + "/") if own_prefix else content.repository
+        source = Reference(host, f"{prefix}/{path}" if prefix else path, content.tag)
+        self._engine.pull_image(source)
+        if source != content:
+            self._engine.tag_image(str(source), content)
+        image = self._engine.find_image(str(content))
+        if image is None:
+            raise ImageUnavailableError(f"{content} was pulled, but the engine does not have it", "Run the build again.")
+        return image.id
+
+    def tag(self, image_id: str, reference: Reference) -> None:
+        self._engine.tag_image(image_id, reference)
+
+    def cancel(self) -> None:
+        self._buildx.cancel()
+
+    def _labels(self, step: Step) -> dict[str, str]:
+        labels = {
+            "org.opencontainers.image.title": step.name,
+            "org.opencontainers.image.description": step.definition.description or step.name,
+            "org.opencontainers.image.base.name": step.base,
+            "pipeline.fingerprint": step.fingerprint.value,
+            "pipeline.project": self._config.project,
+        }
+        if step.definition.base:
+            labels["pipeline.base"] = step.base_description  # children inherit it
+        if self._source:
+            labels["org.opencontainers.image.source"] = self._source
+        return labels
+
+    def _secret(self, name: str) -> str:
+        secret = self._config.secrets.get(name)
+        if secret is None and name == "ca":
+            path = os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
+            return f"src={path}" if Path(path).is_file() else ""
+        assert secret is not None  # the definition was checked against the configuration
+        if secret.env:
+            if secret.env in os.environ:
+                return f"env={secret.env}"
+        else:
+            path = os.path.join(self._config.root, os.path.expanduser(secret.file))
+            if os.path.isfile(path):
+                return f"src={path}"
+        if secret.required:
+            what = f"the variable {secret.env} is not set" if secret.env else f"there is no file {secret.file}"
+            raise ConfigurationError(f"pipeline.yaml: the build secret '{name}' is missing: {what}", "Provide it, or say `required: false`.")
+        return ""
+
+
+class _Source:
+    """Whom to ask about images from elsewhere."""
+
+    def __init__(self, engine: DockerImages) -> None:
+        self._engine = engine
+
+    def local_image(self, reference: str) -> tuple[str, str] | None:
+        image = self._engine.find_image(reference)
+        if image is None:
+            return None
+        return image.id, next((digest.partition("@")[2] for digest in sorted(image.digests)), "")
+
+    def remote_digest(self, reference: str) -> str:
+        return self._engine.remote_digest(reference)
+
+    def bootstrap_suite(self, suites: Mapping[str, str]) -> str:
+        return bootstrap_suite(suites)

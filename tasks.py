@@ -1,0 +1,5 @@
+"""The tasks of this repository: `invoke --list`."""
+
+from pipeline.tasks import namespace
+
+__all__ = ["namespace"]
