@@ -11,7 +11,8 @@ import json
 import socket
 import threading
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +26,16 @@ API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
 _HINT = "Start the engine, or choose another one: docker context use NAME, or DOCKER_HOST. See: invoke doctor"
 
 
+@dataclass(frozen=True)
+class EngineInfo:
+    """What an engine says of itself; `memory` in bytes."""
+
+    version: str
+    storage: str
+    memory: int
+    data_folder: str
+
+
 class DockerImages:
     """The images of one engine. Safe to use from several threads: each has a connection of its own."""
 
@@ -32,9 +43,10 @@ class DockerImages:
         self._endpoint = endpoint
         self._local = threading.local()
 
-    def ping(self) -> str:
-        """The engine's version; raises EngineError where none answers."""
-        return str(self._json("GET", "/version")["Version"])
+    def info(self) -> EngineInfo:
+        """What the engine says of itself; raises EngineError where none answers."""
+        found = self._json("GET", "/info")
+        return EngineInfo(str(found["ServerVersion"]), str(found["Driver"]), int(found["MemTotal"]), str(found["DockerRootDir"]))
 
     def list_images(self, repositories: Iterable[str]) -> dict[str, EngineImage]:
         """Every tag of these repositories (REGISTRY/PATH), as reference → image; one request for all."""
@@ -45,6 +57,12 @@ class DockerImages:
             image = EngineImage(str(item["Id"]), tags, frozenset(item.get("RepoDigests") or ()), int(item["Size"]))
             found.update(dict.fromkeys(tags, image))
         return found
+
+    def list_labelled(self, labels: Mapping[str, str]) -> list[str]:
+        """The tags of all images that carry these labels, children before the images they are built on."""
+        filters = json.dumps({"label": [f"{key}={value}" for key, value in labels.items()]})
+        items = self._json("GET", f"/images/json?{urllib.parse.urlencode({'filters': filters})}")
+        return [str(tag) for item in sorted(items, key=lambda item: -int(item["Created"])) for tag in item.get("RepoTags") or ()]
 
     def find_image(self, reference: str) -> EngineImage | None:
         """One image by any name or id; None where the engine has none."""

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from invoke.collection import Collection
 
-from pipeline.tasks import images
+from pipeline.tasks import clean, doctor, images, registry
 
-namespace = Collection(images.build, images.push, images.plan, images.graph)
+namespace = Collection(images.build, images.push, images.plan, images.graph, doctor.doctor, clean.clean)
 namespace.add_collection(Collection("pins", images.pins_update))
+namespace.add_collection(Collection("registry", registry.registry_start, registry.registry_stop, registry.registry_status))

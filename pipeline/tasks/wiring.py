@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -17,9 +18,10 @@ from pipeline.adapters.git_repository import read_git, source_url
 from pipeline.adapters.mmdebstrap import bootstrap_suite, make_root_filesystem
 from pipeline.adapters.registry import Registry
 from pipeline.config import Config
+from pipeline.document import nearest
 from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryUnreachableError
 from pipeline.images.bases import LOCK_FILE, Bases, read_bases, remember_bases, resolve_bases
-from pipeline.images.build import recorded_inputs
+from pipeline.images.build import build_images, recorded_inputs
 from pipeline.images.context import read_context, read_ignore_rules, write_context
 from pipeline.images.dockerfile import parse_dockerfile
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
@@ -214,3 +216,18 @@ class _Source:
 
     def bootstrap_suite(self, suites: Mapping[str, str]) -> str:
         return bootstrap_suite(suites)
+
+
+def image_reference(config: Config, image: str, say: Callable[[str], None]) -> str:
+    """The image that a service of the pipeline's own runs in: built first where it is an image definition of this repository."""
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", image):
+        return image
+    project = ImageProject(config, say)
+    if image not in project.hierarchy:
+        raise ConfigurationError(f"pipeline.yaml: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
+    plan = project.plan([image])
+    if plan[image].action == "skip":
+        raise ImageUnavailableError(f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml.")
+    if any(step.action in ("build", "pull", "tag") for step in plan.steps):
+        build_images(plan, project.workshop(), config.state, os.cpu_count() or 1, say)
+    return str(plan[image].content)

@@ -1,0 +1,133 @@
+"""A registry of one's own on the local engine: its data in a volume, its port on the loopback address unless asked otherwise."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.config import RegistryServer
+from pipeline.errors import ConfigurationError, RegistryUnreachableError
+from pipeline.sessions import CHECKOUT, PROJECT, ROLE
+
+PORT = 5000  # inside the container
+DATA_FOLDER = "/var/lib/registry"
+SECRETS_FOLDER = "/run/pipeline"
+DEADLINE = 30.0  # seconds until it must answer
+INTERVAL = 0.05
+
+
+class Container(Protocol):
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def state(self) -> str: ...
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+
+
+class Engine(Protocol):
+    """What a registry server needs of a container engine."""
+
+    def find_container(self, container: str) -> Container | None: ...
+
+    def create_volume(self, name: str, labels: Mapping[str, str]) -> None: ...
+
+    def create_container(
+        self, *, name: str, image: str, labels: Mapping[str, str], environment: Mapping[str, str], publish: int, bind: str = ...,
+        host_port: int = ..., volumes: Mapping[str, str] = ..., restart: bool = ...,
+    ) -> str | None: ...  # fmt: skip
+
+    def write_files(self, container: str, folder: str, files: Mapping[str, bytes]) -> None: ...
+
+    def start_container(self, container: str) -> None: ...
+
+    def remove_container(self, container: str) -> None: ...
+
+    def read_log(self, container: str, lines: int = ...) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class Status:
+    """`state`: `running`, `stopped` or `absent`."""
+
+    address: str
+    state: str
+    volume: str
+
+
+def server_name(server: RegistryServer) -> str:
+    """The name of its container and of its volume; one registry a port."""
+    return f"pipeline-registry-{server.port}"
+
+
+def registry_status(engine: Engine, server: RegistryServer) -> Status:
+    container = engine.find_container(server_name(server))
+    state = "absent" if container is None else "running" if container.state == "running" else "stopped"
+    return Status(f"{server.address}:{server.port}", state, server_name(server))
+
+
+def start_registry(engine: Engine, server: RegistryServer, project: str, checkout: Path, image: Callable[[], str], answers: Callable[[], bool]) -> Status:
+    """Start it, or find it running; return when it answers.
+
+    `image` is called only where a container has to be made. Raises ConfigurationError for an unreadable password file,
+    RegistryUnreachableError where it does not come up, EngineError where its port is taken.
+    """
+    name = server_name(server)
+    container = engine.find_container(name)
+    if container is None:
+        labels = {PROJECT: project, CHECKOUT: str(checkout), ROLE: "registry"}
+        environment, files = _account(server, checkout)
+        reference = image()
+        engine.create_volume(name, labels)
+        engine.create_container(
+            name=name, image=reference, labels=labels, environment=environment, publish=PORT, bind=server.address,
+            host_port=server.port, volumes={name: DATA_FOLDER}, restart=True,
+        )  # fmt: skip
+        try:
+            if files:
+                engine.write_files(name, SECRETS_FOLDER, files)
+            engine.start_container(name)
+        except BaseException:
+            engine.remove_container(name)
+            raise
+    elif container.state != "running":
+        engine.start_container(name)
+    _wait(engine, name, server, answers)
+    return registry_status(engine, server)
+
+
+def stop_registry(engine: Engine, server: RegistryServer) -> bool:
+    """Remove its container; the data stays in the volume. False where none was there."""
+    name = server_name(server)
+    if engine.find_container(name) is None:
+        return False
+    engine.remove_container(name)
+    return True
+
+
+def _account(server: RegistryServer, root: Path) -> tuple[dict[str, str], dict[str, bytes]]:
+    if not server.user:
+        return {}, {}
+    path = root / Path(server.password_file).expanduser()
+    try:
+        password = path.read_bytes().splitlines()[0]
+    except (OSError, IndexError) as error:
+        raise ConfigurationError(f"registry_server.password_file: {path} holds no password ({error})", "Write one line into it, readable by you only.") from error
+    return {"HTPASSWD_USER": server.user, "HTPASSWD_PASSWORD_FILE": f"{SECRETS_FOLDER}/password"}, {"password": password + b"\n"}
+
+
+def _wait(engine: Engine, name: str, server: RegistryServer, answers: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + DEADLINE
+    while not answers():
+        container = engine.find_container(name)
+        log = engine.read_log(name, 10).decode(errors="replace") if container else ""
+        if container is None or container.state != "running":
+            raise RegistryUnreachableError(f"the registry ended again:\n{log}", f"See: docker logs {name}")
+        if time.monotonic() > deadline:
+            raise RegistryUnreachableError(f"the registry did not answer on {server.address}:{server.port} within {DEADLINE:.0f} s:\n{log}", f"See: docker logs {name}")
+        time.sleep(INTERVAL)

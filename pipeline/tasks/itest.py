@@ -1,0 +1,51 @@
+"""invoke start-oracle, run-tests, stop-oracle, itest"""
+
+from __future__ import annotations
+
+import json as json_module
+
+from invoke.context import Context
+
+from pipeline.tasks.command import command, say
+
+SESSION = {"session": "A session of that key, instead of the one of this checkout and CI build."}
+IMAGE = {"image": "A database image, instead of the one in pipeline.yaml."}
+
+
+@command(help={**SESSION, **IMAGE, "json": "Print one JSON document on stdout and nothing else."})
+def start_oracle(_context: Context, session: str = "", image: str = "", json: bool = False) -> None:
+    """Start a database for this checkout and CI build, or find the one that runs. Example: invoke start-oracle --json"""
+    from pipeline.tasks.testing import as_json, open_bench
+
+    bench = open_bench()
+    database = bench.bracket.start(bench.plan(image, tests=False), bench.own_session(session))
+    if json:
+        print(json_module.dumps(as_json(database), indent=2))
+
+
+@command(help=SESSION)
+def run_tests(_context: Context, session: str = "") -> None:
+    """Run the test command against the database that start-oracle started."""
+    from pipeline.tasks.testing import open_bench
+
+    bench = open_bench()
+    bench.bracket.run_tests(bench.plan_tests(), bench.own_session(session))
+
+
+@command(help=SESSION)
+def stop_oracle(_context: Context, session: str = "") -> None:
+    """Stop the database that start-oracle started; nothing to stop is fine."""
+    from pipeline.tasks.testing import open_bench
+
+    bench = open_bench()
+    stopped = bench.bracket.stop(bench.config.state, bench.own_session(session))
+    say("database: stopped" if stopped else "database: there was none to stop")
+
+
+@command(help=IMAGE)
+def itest(_context: Context, image: str = "") -> None:
+    """Start a database, run the tests against it, stop it, whatever happens. Example: invoke itest"""
+    from pipeline.tasks.testing import open_bench
+
+    bench = open_bench()
+    bench.bracket.whole(bench.plan(image), bench.new_session())

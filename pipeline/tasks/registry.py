@@ -1,0 +1,57 @@
+"""invoke registry.start, registry.stop, registry.status"""
+
+from __future__ import annotations
+
+from invoke.context import Context
+
+from pipeline.config import Config
+from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
+from pipeline.tasks.command import command, read_project, say
+
+
+@command(name="start")
+def registry_start(_context: Context) -> None:
+    """Start a private registry on this engine (default: 127.0.0.1:5000), building its image where needed."""
+    from pipeline.adapters.docker_engine import DockerEngine
+    from pipeline.registry_server import start_registry
+    from pipeline.tasks.wiring import image_reference
+
+    config = read_project()
+    server = config.registry_server
+    status = start_registry(DockerEngine(), server, config.project, config.root, lambda: image_reference(config, server.image, say), lambda: _answers(config))
+    print(f"registry {status.address}: {status.state} (data in the volume {status.volume})")
+
+
+@command(name="stop")
+def registry_stop(_context: Context) -> None:
+    """Stop it; its data stays in its volume."""
+    from pipeline.adapters.docker_engine import DockerEngine
+    from pipeline.registry_server import registry_status, stop_registry
+
+    server = read_project().registry_server
+    engine = DockerEngine()
+    stopped = stop_registry(engine, server)
+    status = registry_status(engine, server)
+    print(f"registry {status.address}: " + (f"stopped (data in the volume {status.volume})" if stopped else "was not running"))
+
+
+@command(name="status")
+def registry_status(_context: Context) -> None:
+    """Say whether it runs, and where."""
+    from pipeline.adapters.docker_engine import DockerEngine
+    from pipeline.registry_server import registry_status as read_status
+
+    status = read_status(DockerEngine(), read_project().registry_server)
+    print(f"registry {status.address}: {status.state}")
+
+
+def _answers(config: Config) -> bool:
+    from pipeline.adapters.registry import Registry
+
+    try:
+        Registry(f"{config.registry_server.address}:{config.registry_server.port}").ping()
+    except RegistryRefusedError:
+        return True  # it wants credentials, so it is up
+    except RegistryUnreachableError:
+        return False
+    return True
