@@ -37,11 +37,13 @@ def bootstrap_suite(suites: Mapping[str, str]) -> str:
     return f"{distribution} {suites[distribution]}"
 
 
-def make_root_filesystem(suite: str, archive: Path, log: Path) -> None:
+def make_root_filesystem(distribution: str, suite: str, archive: Path, log: Path) -> None:
     """Write a minimal root file system of `suite` to a tar file. Raises BuildError with the end of the program's output."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
-        command = [PROGRAM, "--variant=minbase", suite, str(archive)]
+        # Ubuntu's minbase has no apt-get, and what images install there lies partly in universe.
+        options = ["--include=apt", "--components=main,universe"] if distribution == "ubuntu" else []
+        command = [PROGRAM, "--variant=minbase", *options, suite, str(archive)]
         code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode
     if code:
         end = "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-15:])

@@ -62,7 +62,7 @@ def find_or_build_image(config: Config, name: str) -> str:
     if any(sign in name for sign in "/:@"):
         return name
     project = ImageProject(config, say)
-    if name not in [definition.name for definition in project.hierarchy]:
+    if name not in project.hierarchy:
         return name
     from pipeline.images.build import build_images
 

@@ -126,7 +126,7 @@ class DockerWorkshop:
         self._say(f"{step.name}: making its base from packages of {distribution} {suite}")
         with TemporaryDirectory(prefix="pipeline-") as folder:
             archive = Path(folder) / "root.tar"
-            make_root_filesystem(suite, archive, self._config.state / "logs" / f"{step.name}-bootstrap.log")
+            make_root_filesystem(distribution, suite, archive, self._config.state / "logs" / f"{step.name}-bootstrap.log")
             self._engine.import_image(archive, step.base, {"pipeline.base": step.base_description, "pipeline.project": self._config.project})
 
     def build(self, step: Step, tags: tuple[Reference, ...], use_cache: bool) -> str:
