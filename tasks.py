@@ -1,5 +1,43 @@
-"""The tasks of this repository: `invoke --list`."""
+"""The tasks of this repository: those of every repository, and demo, check and test of its own."""
+
+import subprocess
+
+from invoke.context import Context
+from invoke.exceptions import Exit
 
 from pipeline.tasks import namespace
+from pipeline.tasks.command import command
+
+
+@command()
+def demo(_context: Context) -> None:
+    """Set everything up, then build, push and test for real; ends with a summary."""
+    from setup.demo import Demo
+
+    print(Demo().run())
+
+
+@command()
+def check(_context: Context) -> None:
+    """Lint, format, types, import contracts, dead code, dependencies."""
+    from setup.checks import run_checks
+
+    run_checks()
+
+
+@command(help={"unit": "Only the tests that need no engine.", "select": "pytest's -k."})
+def test(_context: Context, unit: bool = False, select: str = "") -> None:
+    """Set everything up, then run all tests."""
+    from setup.checks import ROOT, run_tests
+
+    if not unit:
+        code = subprocess.run([ROOT / "setup" / "engine.sh"], check=False).returncode
+        if code:
+            raise Exit(code=code)
+    run_tests(["unit"] if unit else ["unit", "engine"], ["-k", select] if select else [])
+
+
+for _task in (demo, check, test):
+    namespace.add_task(_task)
 
 __all__ = ["namespace"]

@@ -58,7 +58,9 @@ def parse_reference(text: str) -> Reference:
     if not colon or "/" in tag:
         head, tag = rest, ""
     if (colon and head != rest and not tag) or (tag and not _TAG.fullmatch(tag)):
-        raise _invalid(text, f"'{tag}' is not a tag", "A tag has up to 128 letters, digits, '_', '.', '-', and does not begin with '.' or '-'.")
+        raise _invalid(
+            text, f"'{tag}' is not a tag", "A tag has up to 128 letters, digits, '_', '.', '-', and does not begin with '.' or '-'."
+        )
     registry, slash, path = head.partition("/")
     if not slash or not ("." in registry or ":" in registry or registry == "localhost" or registry != registry.lower()):
         registry, path = DOCKER_HUB, head
@@ -66,7 +68,11 @@ def parse_reference(text: str) -> Reference:
         registry = DOCKER_HUB
         path = path if "/" in path else f"library/{path}"
     if not _REPOSITORY.fullmatch(path):
-        raise _invalid(text, f"'{path}' is not a repository", "A repository has lower-case letters, digits and single separators (. _ -), divided by slashes.")
+        raise _invalid(
+            text,
+            f"'{path}' is not a repository",
+            "A repository has lower-case letters, digits and single separators (. _ -), divided by slashes.",
+        )
     if _HEX_NAME.fullmatch(head):
         raise _invalid(text, "64 hexadecimal digits are an image id, not a name", "Give the image a name: docker tag ID NAME")
     if len(registry) + 1 + len(path) > MAX_NAME:

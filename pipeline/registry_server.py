@@ -71,7 +71,9 @@ def registry_status(engine: Engine, server: RegistryServer) -> Status:
     return Status(f"{server.address}:{server.port}", state, server_name(server))
 
 
-def start_registry(engine: Engine, server: RegistryServer, project: str, checkout: Path, image: Callable[[], str], answers: Callable[[], bool]) -> Status:
+def start_registry(
+    engine: Engine, server: RegistryServer, project: str, checkout: Path, image: Callable[[], str], answers: Callable[[], bool]
+) -> Status:
     """Start it, or find it running; return when it answers.
 
     `image` is called only where a container has to be made. Raises ConfigurationError for an unreadable password file,
@@ -117,7 +119,9 @@ def _account(server: RegistryServer, root: Path) -> tuple[dict[str, str], dict[s
     try:
         password = path.read_bytes().splitlines()[0]
     except (OSError, IndexError) as error:
-        raise ConfigurationError(f"registry_server.password_file: {path} holds no password ({error})", "Write one line into it, readable by you only.") from error
+        raise ConfigurationError(
+            f"registry_server.password_file: {path} holds no password ({error})", "Write one line into it, readable by you only."
+        ) from error
     return {"HTPASSWD_USER": server.user, "HTPASSWD_PASSWORD_FILE": f"{SECRETS_FOLDER}/password"}, {"password": password + b"\n"}
 
 
@@ -129,5 +133,7 @@ def _wait(engine: Engine, name: str, server: RegistryServer, answers: Callable[[
         if container is None or container.state != "running":
             raise RegistryUnreachableError(f"the registry ended again:\n{log}", f"See: docker logs {name}")
         if time.monotonic() > deadline:
-            raise RegistryUnreachableError(f"the registry did not answer on {server.address}:{server.port} within {DEADLINE:.0f} s:\n{log}", f"See: docker logs {name}")
+            raise RegistryUnreachableError(
+                f"the registry did not answer on {server.address}:{server.port} within {DEADLINE:.0f} s:\n{log}", f"See: docker logs {name}"
+            )
         time.sleep(INTERVAL)

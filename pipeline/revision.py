@@ -42,7 +42,12 @@ def name_revision(git: GitFacts, environ: Mapping[str, str]) -> Revision:
     """
     branch = environ.get("PIPELINE_BRANCH", "").strip()
     if not branch:
-        for name in ("GIT_COMMIT", "bamboo_planRepository_revision", "bamboo_planRepository_1_revision", "bamboo_repository_revision_number"):
+        for name in (
+            "GIT_COMMIT",
+            "bamboo_planRepository_revision",
+            "bamboo_planRepository_1_revision",
+            "bamboo_repository_revision_number",
+        ):
             said = environ.get(name, "").strip()
             if said and said.lower() != git.commit and not (len(said) >= 7 and git.commit.startswith(said.lower())):
                 raise RevisionError(

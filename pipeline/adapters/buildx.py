@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from pipeline.adapters.docker_context import Endpoint
 from pipeline.errors import BuildError, EngineError, PipelineError
@@ -52,9 +52,9 @@ class Buildx:
             process = self._start([*self._command(request), "--iidfile", str(id_file), "-"], log)
             failure: PipelineError | None = None
             try:
-                assert process.stdin is not None
-                with contextlib.suppress(BrokenPipeError), process.stdin:  # buildx says itself why it reads no more
-                    write_context(process.stdin)
+                stream = cast("IO[bytes]", process.stdin)
+                with contextlib.suppress(BrokenPipeError), stream:  # buildx says itself why it reads no more
+                    write_context(stream)
             except PipelineError as error:
                 failure = error
                 self._end(process)
@@ -85,7 +85,9 @@ class Buildx:
                 # A session of its own: Ctrl-C reaches this process only, which then ends the builds in order.
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True)
             except FileNotFoundError:
-                raise EngineError("the docker command is not installed", "Install docker-cli and docker-buildx. See: invoke doctor") from None
+                raise EngineError(
+                    "the docker command is not installed", "Install docker-cli and docker-buildx. See: invoke doctor"
+                ) from None
             self._running.add(process)
         return process
 
@@ -120,9 +122,18 @@ class Buildx:
             return BuildError(f"{name}: the build was cancelled")
         if "is not a docker command" in text or "unknown command: docker buildx" in text:
             return EngineError("docker has no buildx", "Install docker-buildx. See: invoke doctor")
-        for sign in ("Cannot connect to the Docker daemon", "error during connect", "connection reset by peer", "code = Unavailable", "closing transport"):
+        for sign in (
+            "Cannot connect to the Docker daemon",
+            "error during connect",
+            "connection reset by peer",
+            "code = Unavailable",
+            "closing transport",
+        ):
             if sign in text:
-                return EngineError(f"the Docker Engine went away while {name} was being built", f"Start it and run the build again; finished images stay. Log: {log_path}")
+                return EngineError(
+                    f"the Docker Engine went away while {name} was being built",
+                    f"Start it and run the build again; finished images stay. Log: {log_path}",
+                )
         where = text.rfind("\n------\n > ")
         lines = (text[where + 1 :] if where >= 0 else text).rstrip().splitlines()
         hint = "Free disk space: docker system df" if "no space left on device" in text else f"The whole log: {log_path}"

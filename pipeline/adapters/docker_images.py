@@ -9,13 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-import threading
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import read_credentials
 from pipeline.adapters.docker_context import Endpoint
 from pipeline.engine_image import EngineImage
@@ -41,7 +41,10 @@ class DockerImages:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._local = threading.local()
+        self._connections = Connections(lambda: _UnixConnection(endpoint.host.removeprefix("unix://")))
+
+    def close(self) -> None:
+        self._connections.close()
 
     def info(self) -> EngineInfo:
         """What the engine says of itself; raises EngineError where none answers."""
@@ -70,7 +73,9 @@ class DockerImages:
             item = self._json("GET", f"/images/{urllib.parse.quote(reference)}/json")
         except _NotFoundError:
             return None
-        return EngineImage(str(item["Id"]), frozenset(item.get("RepoTags") or ()), frozenset(item.get("RepoDigests") or ()), int(item["Size"]))
+        return EngineImage(
+            str(item["Id"]), frozenset(item.get("RepoTags") or ()), frozenset(item.get("RepoDigests") or ()), int(item["Size"])
+        )
 
     def tag_image(self, source: str, target: Reference) -> None:
         query = urllib.parse.urlencode({"repo": target.name, "tag": target.tag})
@@ -114,7 +119,9 @@ class DockerImages:
         query = urllib.parse.urlencode({"tag": reference.tag})
         digest = ""
         try:
-            for event in self._stream("POST", f"/images/{reference.name}/push?{query}", headers=_auth(reference.registry) or {"X-Registry-Auth": "e30="}):
+            for event in self._stream(
+                "POST", f"/images/{reference.name}/push?{query}", headers=_auth(reference.registry) or {"X-Registry-Auth": "e30="}
+            ):
                 digest = str((event.get("aux") or {}).get("Digest") or digest)
         except EngineError as error:
             if isinstance(error, _EngineGoneError):
@@ -139,7 +146,9 @@ class DockerImages:
             raise _error(status, content)
         return json.loads(content) if content.strip() else None
 
-    def _stream(self, method: str, path: str, body: IO[bytes] | None = None, headers: dict[str, str] | None = None) -> Iterator[dict[str, Any]]:
+    def _stream(
+        self, method: str, path: str, body: IO[bytes] | None = None, headers: dict[str, str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """The engine's progress, one JSON object a line; an `error` among them is raised, since the call itself succeeds."""
         status, lines = self._send(method, path, body, headers or {})
         if status >= 400:
@@ -156,7 +165,7 @@ class DockerImages:
             if not self._endpoint.is_unix:
                 return self._send_elsewhere(method, path, body, headers)
             for again in (True, False):
-                connection = self._connection()
+                connection = self._connections.get()
                 fresh = connection.sock is None
                 try:
                     connection.request(method, f"/{API_VERSION}{path}", body, headers)
@@ -185,12 +194,6 @@ class DockerImages:
         )
         return response.status_code, response.raw if response.status_code < 400 else [response.content]
 
-    def _connection(self) -> _UnixConnection:
-        connection: _UnixConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = _UnixConnection(self._endpoint.host.removeprefix("unix://"))
-        return connection
-
 
 class _UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
@@ -212,7 +215,9 @@ class _EngineGoneError(EngineError):
 
 def _gone(endpoint: Endpoint, error: Exception) -> EngineError:
     if isinstance(error, PermissionError):
-        return _EngineGoneError(f"no permission to use the Docker Engine at {endpoint.host}", "Add your user to the group docker, or run as root.")
+        return _EngineGoneError(
+            f"no permission to use the Docker Engine at {endpoint.host}", "Add your user to the group docker, or run as root."
+        )
     return _EngineGoneError(f"the Docker Engine at {endpoint.host} does not answer ({error})", _HINT)
 
 
@@ -232,8 +237,13 @@ def _push_error(reference: Reference, message: str) -> PipelineError:
     lower = message.lower()
     if any(word in lower for word in ("unauthorized", "denied", "authentication required", "no basic auth")):
         return RegistryRefusedError(f"{reference} cannot be pushed: {message}", f"Log in: docker login {reference.registry}")
-    if any(word in lower for word in ("connection refused", "no such host", "timeout", "connection reset", "eof", "unavailable", "too many requests")):
-        return RegistryUnreachableError(f"{reference} cannot be pushed: {message}", "Start the registry, or name another one: PIPELINE_REGISTRY.")
+    if any(
+        word in lower
+        for word in ("connection refused", "no such host", "timeout", "connection reset", "eof", "unavailable", "too many requests")
+    ):
+        return RegistryUnreachableError(
+            f"{reference} cannot be pushed: {message}", "Start the registry, or name another one: PIPELINE_REGISTRY."
+        )
     if "does not exist" in lower or "no such image" in lower:
         return ImageUnavailableError(f"{reference} cannot be pushed: the engine has no such image", "Build it first: invoke build push")
     return RegistryRefusedError(f"{reference} cannot be pushed: {message}", "See the registry's own log for the reason.")

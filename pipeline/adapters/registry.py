@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import Credentials, read_credentials
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import DOCKER_HUB, Reference
@@ -31,6 +32,7 @@ MANIFEST_TYPES = (
 )
 TIMEOUT = 15.0  # seconds for one answer
 ATTEMPTS = 5  # of one request, where the registry is busy or the connection broke
+FIRST_PAUSE = 0.2  # seconds; four times as long after each attempt
 LONGEST_PAUSE = 10.0  # seconds between two attempts, whatever Retry-After asks for
 _TRANSIENT = (408, 429, 500, 502, 503, 504)
 
@@ -66,7 +68,10 @@ class Registry:
         self._asked_credentials = False
         self._tokens: dict[str, str] = {}  # scope → Authorization header
         self._lock = threading.Lock()
-        self._local = threading.local()
+        self._connections = Connections(lambda: _connect(self._address, self._plain))
+
+    def close(self) -> None:
+        self._connections.close()
 
     def ping(self) -> None:
         """Raise RegistryUnreachableError or RegistryRefusedError unless the registry answers and lets us in."""
@@ -74,7 +79,9 @@ class Registry:
 
     def digest(self, reference: Reference) -> str:
         """The digest of the manifest that a tag names; empty where the registry has none."""
-        answer = self._request("HEAD", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)}, missing=True)
+        answer = self._request(
+            "HEAD", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)}, missing=True
+        )
         if answer.status == 404:
             return ""
         return answer.headers.get("docker-content-digest") or self.manifest(reference).digest
@@ -98,7 +105,7 @@ class Registry:
                 path = location if location.startswith("/") else urllib.parse.urlsplit(location)._replace(scheme="", netloc="").geturl()
                 self._request("DELETE", path, repository, "pull,push", missing=True)
 
-    def config_size(self, manifest: Manifest) -> int:
+    def image_size(self, manifest: Manifest) -> int:
         """The bytes of config and layers that a manifest names, compressed as the registry keeps them."""
         document = json.loads(manifest.content)
         return int(document.get("config", {}).get("size", 0)) + sum(int(layer.get("size", 0)) for layer in document.get("layers", ()))
@@ -116,18 +123,17 @@ class Registry:
         attempts: int = ATTEMPTS,
     ) -> _Answer:
         scope = f"repository:{repository}:{actions}" if scope is None else scope
-        reason = ""
+        reason, pause = "", 0.0
         for attempt in range(attempts):
-            if attempt:
-                time.sleep(pause)
-            pause = min(0.2 * 4**attempt, LONGEST_PAUSE)
+            time.sleep(pause)
+            pause = min(FIRST_PAUSE * 4**attempt, LONGEST_PAUSE)
             try:
                 answer = self._send(method, path, headers or {}, body, scope)
                 if answer.status == 401:
                     self._authorize(answer, scope)
                     answer = self._send(method, path, headers or {}, body, scope)
             except (OSError, http.client.HTTPException) as error:
-                self._close()
+                self._connections.get().close()
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 if isinstance(error, ConnectionRefusedError):
                     break  # nobody listens there: asking again changes nothing
@@ -149,14 +155,14 @@ class Registry:
         if scope in self._tokens:
             sent["Authorization"] = self._tokens[scope]
         for again in (True, False):
-            connection = self._connection()
+            connection = self._connections.get()
             fresh = connection.sock is None
             try:
                 connection.request(method, path, body, sent)
                 response = connection.getresponse()
                 return _Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
             except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
-                self._close()  # a kept-alive connection that the registry closed meanwhile: once more on a new one
+                connection.close()  # a kept-alive connection that the registry closed meanwhile: once more on a new one
                 if fresh or not again:
                     raise
         raise AssertionError("unreachable")
@@ -181,7 +187,9 @@ class Registry:
         method, body, path = "GET", None, f"{realm.path}?{urllib.parse.urlencode(query)}"
         if self._credentials and self._credentials.identity_token:
             method, path = "POST", realm.path
-            body = urllib.parse.urlencode({**query, "grant_type": "refresh_token", "refresh_token": self._credentials.identity_token}).encode()
+            body = urllib.parse.urlencode(
+                {**query, "grant_type": "refresh_token", "refresh_token": self._credentials.identity_token}
+            ).encode()
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         elif self._credentials:
             headers["Authorization"] = self._credentials.basic()
@@ -195,7 +203,9 @@ class Registry:
         if response.status in _TRANSIENT:
             raise http.client.HTTPException(f"the token service answers {response.status}")
         if response.status != 200:
-            raise RegistryRefusedError(f"the registry {self.host} refused the credentials ({response.status})", f"Log in: docker login {self.host}")
+            raise RegistryRefusedError(
+                f"the registry {self.host} refused the credentials ({response.status})", f"Log in: docker login {self.host}"
+            )
         answer: dict[str, Any] = json.loads(content)
         return str(answer.get("token") or answer.get("access_token") or "")
 
@@ -214,18 +224,6 @@ class Registry:
         else:
             hint = "See the registry's own log for the reason."
         return RegistryRefusedError(what, hint)
-
-    def _connection(self) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = _connect(self._address, self._plain)
-        return connection
-
-    def _close(self) -> None:
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
 
 
 def is_loopback(host: str) -> bool:

@@ -151,7 +151,7 @@ def write_pins(root: Path, bases: Bases) -> tuple[str, ...]:
 
 
 def _resolve(reference: str, definition: ImageDefinition, source: BaseSource) -> Base:
-    today = datetime.date.today().isoformat()
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
     named = parse_reference(reference)
     if named.digest:
         return Base("digest", named.digest, today)

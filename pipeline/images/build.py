@@ -50,7 +50,13 @@ class Workshop(Protocol):
 
 
 def build_images(
-    plan: BuildPlan, workshop: Workshop, state: Path, jobs: int, say: Callable[[str], None], keep_going: bool = False, use_cache: bool = True
+    plan: BuildPlan,
+    workshop: Workshop,
+    state: Path,
+    jobs: int,
+    say: Callable[[str], None],
+    keep_going: bool = False,
+    use_cache: bool = True,
 ) -> tuple[Result, ...]:
     """Carry out every step. Raises the first error, with `keep_going` after all that do not depend on it are done."""
     if all(step.action in ("none", "skip") for step in plan.steps):  # nothing to do: no thread, no process

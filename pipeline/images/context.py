@@ -53,9 +53,10 @@ def read_context(folder: Path) -> BuildContext:
     if "Dockerfile" not in entries:  # BuildKit reads it from the context even where the ignore file names it
         entries["Dockerfile"] = _file(folder, "Dockerfile", os.lstat(folder / "Dockerfile"))
     for path in list(entries):  # a folder that is ignored itself, but holds something that is not
-        while "/" in path:
-            path = path.rpartition("/")[0]
-            entries.setdefault(path, Entry(path, "folder", executable=True))
+        parent = path.rpartition("/")[0]
+        while parent and parent not in entries:
+            entries[parent] = Entry(parent, "folder", executable=True)
+            parent = parent.rpartition("/")[0]
     return BuildContext(folder, tuple(entries[path] for path in sorted(entries)))
 
 
@@ -86,7 +87,8 @@ def write_context(context: BuildContext, stream: IO[bytes]) -> None:
                 content = _content(context.folder / entry.path)
                 if content is None or hashlib.sha256(content).hexdigest() != entry.digest:
                     raise BuildError(
-                        f"{context.folder.name}/{entry.path} changed while it was being built", "Run the build again when nothing writes there."
+                        f"{context.folder.name}/{entry.path} changed while it was being built",
+                        "Run the build again when nothing writes there.",
                     )
                 info.size = len(content)
                 tar.addfile(info, io.BytesIO(content))
@@ -119,7 +121,9 @@ def _walk(folder: Path, prefix: str, rules: IgnoreRules) -> Iterator[Entry]:
             elif stat.S_ISREG(status.st_mode):
                 yield _file(folder, path, status)
             elif not stat.S_ISSOCK(status.st_mode):  # Docker leaves sockets out, too
-                raise ConfigurationError(f"{folder.name}/{path} is neither a file, a folder nor a link", "Remove it, or name it in .dockerignore.")
+                raise ConfigurationError(
+                    f"{folder.name}/{path} is neither a file, a folder nor a link", "Remove it, or name it in .dockerignore."
+                )
 
 
 def _file(folder: Path, path: str, status: os.stat_result) -> Entry:

@@ -21,8 +21,8 @@ APPLICATION_FILE = "image.yaml"  # lies beside its Dockerfile; every other file 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An image definition. A root says `from`, a child says `parent`."""
 
-    from_: Annotated[str, Doc(description="A root's base: a reference in a registry, or one that only the local engine has.")] = msgspec.field(
-        default="", name="from"
+    from_: Annotated[str, Doc(description="A root's base: a reference in a registry, or one that only the local engine has.")] = (
+        msgspec.field(default="", name="from")
     )
     bootstrap: Annotated[
         dict[str, str], Doc(description="Where the base cannot be pulled: distribution → suite to make it from with mmdebstrap.")
@@ -30,7 +30,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parent: Annotated[str, Doc(description="The name of the image definition this image is built on.")] = ""
     name: Annotated[str, Doc(description="The image's name. Default: the file's name, for image.yaml its folder's.")] = ""
     repository: Annotated[str, Doc(description="Its path below registry and namespace. Default: the name.")] = ""
-    context: Annotated[str, Doc(description="The build context, relative to this file. Default: dockerfiles/NAME, for image.yaml its own folder.")] = ""
+    context: Annotated[
+        str, Doc(description="The build context, relative to this file. Default: dockerfiles/NAME, for image.yaml its own folder.")
+    ] = ""
     description: Annotated[str, Doc(description="One sentence for people; becomes a label.")] = ""
     args: Annotated[dict[str, str | int | float | bool], Doc(description="Build arguments; each must be an ARG of the Dockerfile.")] = {}
     uses: Annotated[tuple[str, ...], Doc(description="Every other image the Dockerfile takes: names of definitions, or references.")] = ()
@@ -92,14 +94,24 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
             raise ConfigurationError(f"{shown}:{line}: {what}", hint)
 
     name = file.name or (path.parent.name if application else path.stem)
-    check(bool(_NAME.fullmatch(name)), f"'{name}' is not an image name", "Use lower-case letters, digits and single separators (. _ -).", "name")
+    check(
+        bool(_NAME.fullmatch(name)),
+        f"'{name}' is not an image name",
+        "Use lower-case letters, digits and single separators (. _ -).",
+        "name",
+    )
     check(
         bool(file.from_) != bool(file.parent),
         "needs exactly one of 'from' (a root) and 'parent' (a child)",
         "Keep `from: REFERENCE` or `parent: NAME`.",
         "parent" if file.from_ else "name",
     )
-    check(not (file.bootstrap and file.parent), "'bootstrap' belongs to a root", "Remove it, or use `from:` in place of `parent:`.", "bootstrap")
+    check(
+        not (file.bootstrap and file.parent),
+        "'bootstrap' belongs to a root",
+        "Remove it, or use `from:` in place of `parent:`.",
+        "bootstrap",
+    )
     if file.from_:
         try:
             parse_reference(file.from_)
@@ -109,10 +121,19 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
     check(bool(_PATH.fullmatch(repository)), f"'{repository}' is not a repository path", "Use lower-case letters, digits, single separators and slashes.", "repository")  # fmt: skip
     host, _, prefix = config.registry.partition("/")
     reference = Reference(host, "/".join(part for part in (prefix, config.namespace, repository) if part))
-    check(len(reference.name) <= MAX_NAME, f"the name {reference.name} is longer than {MAX_NAME} characters", "Shorten namespace or repository.")
+    check(
+        len(reference.name) <= MAX_NAME,
+        f"the name {reference.name} is longer than {MAX_NAME} characters",
+        "Shorten namespace or repository.",
+    )
     folder = path.parent / file.context if file.context else path.parent if application else config.root / "dockerfiles" / name
     folder = folder.resolve()
-    check(folder.is_relative_to(config.root), f"the build context {folder} lies outside the project", "Move it below pipeline.yaml.", "context")
+    check(
+        folder.is_relative_to(config.root),
+        f"the build context {folder} lies outside the project",
+        "Move it below pipeline.yaml.",
+        "context",
+    )
     context = folder.relative_to(config.root).as_posix()
     check(folder.is_dir(), f"the build context {context}/ does not exist", f"Create {context}/Dockerfile, or say `context:`.", "context")
     check((folder / "Dockerfile").is_file(), f"{context}/ has no Dockerfile", f"Create {context}/Dockerfile.", "context")

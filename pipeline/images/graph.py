@@ -16,8 +16,7 @@ def draw_mermaid(hierarchy: Hierarchy) -> str:
             lines.append(f'    {key}base(["{definition.base}"]) --> {key}')
         else:
             lines.append(f"    {keys[definition.parent]} --> {key}")
-        for used in definition.uses:
-            lines.append(f"    {keys[used]} -.-> {key}" if used in keys else f'    {key}uses(["{used}"]) -.-> {key}')
+        lines += [f"    {keys[used]} -.-> {key}" if used in keys else f'    {key}uses(["{used}"]) -.-> {key}' for used in definition.uses]
     lines.append("    classDef optional stroke-dasharray: 4")
     return "\n".join(lines)
 

@@ -72,13 +72,13 @@ def read_hierarchy(config: Config) -> Hierarchy:
 
 
 def _refuse_duplicates(definitions: tuple[ImageDefinition, ...]) -> None:
-    for key, what in ((lambda d: d.name, "name"), (lambda d: d.repository.name, "repository")):
-        seen: dict[str, ImageDefinition] = {}
-        for definition in definitions:
-            first = seen.setdefault(key(definition), definition)
+    seen: dict[tuple[str, str], ImageDefinition] = {}
+    for definition in definitions:
+        for what, value in (("name", definition.name), ("repository", definition.repository.name)):
+            first = seen.setdefault((what, value), definition)
             if first is not definition:
                 raise ConfigurationError(
-                    f"{definition.file}:1: the {what} '{key(definition)}' is taken by {first.file}", f"Give one of them another `{what}:`."
+                    f"{definition.file}:1: the {what} '{value}' is taken by {first.file}", f"Give one of them another `{what}:`."
                 )
 
 
@@ -116,7 +116,8 @@ def _check_dockerfile(root: Path, definition: ImageDefinition, names: set[str]) 
     found = parse_dockerfile(text, definition.args)
     if not found.has_base or BASE_ARGUMENT not in found.arguments:
         raise ConfigurationError(
-            f"{definition.dockerfile}:1: takes its base from nowhere", "Begin it with the two lines `ARG BASE_IMAGE` and `FROM ${BASE_IMAGE}`."
+            f"{definition.dockerfile}:1: takes its base from nowhere",
+            "Begin it with the two lines `ARG BASE_IMAGE` and `FROM ${BASE_IMAGE}`.",
         )
     for image in found.images:
         if image.name not in definition.uses:
@@ -135,7 +136,11 @@ def _check_dockerfile(root: Path, definition: ImageDefinition, names: set[str]) 
                 raise _error(root, definition, f"'uses': {error.message}", error.hint, "uses", number) from None
     for name in definition.args:
         if name == BASE_ARGUMENT or name not in found.arguments:
-            hint = "It is given by the pipeline." if name == BASE_ARGUMENT else f"Add `ARG {name}` to the Dockerfile. {nearest(name, found.arguments)}"
+            hint = (
+                "It is given by the pipeline."
+                if name == BASE_ARGUMENT
+                else f"Add `ARG {name}` to the Dockerfile. {nearest(name, found.arguments)}"
+            )
             raise _error(root, definition, f"'args': the Dockerfile declares no argument '{name}' of yours", hint, "args", name)
 
 

@@ -89,15 +89,16 @@ def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str,
     found: dict[str, Fingerprint] = {}
     for definition in hierarchy:
         inputs = [Input("platform", "", definition.platform)]
-        for entry in contexts[definition.name].entries:
-            inputs.append(Input("dockerfile" if entry.path == "Dockerfile" else "file", entry.path, entry.identity))
-        inputs += [Input("argument", name, value) for name, value in definition.args.items() if name in dockerfile_arguments[definition.name]]
+        entries = contexts[definition.name].entries
+        inputs += [Input("dockerfile" if entry.path == "Dockerfile" else "file", entry.path, entry.identity) for entry in entries]
+        inputs += [
+            Input("argument", name, value) for name, value in definition.args.items() if name in dockerfile_arguments[definition.name]
+        ]
         if definition.base:
             inputs.append(Input("base", definition.base, _identity(bases, definition.base)))
         else:
             inputs.append(Input("parent", definition.parent, found[definition.parent].value))
-        for used in definition.uses:
-            inputs.append(Input("uses", used, found[used].value if used in found else _identity(bases, used)))
+        inputs += [Input("uses", used, found[used].value if used in found else _identity(bases, used)) for used in definition.uses]
         found[definition.name] = make_fingerprint(inputs)
     return found
 
@@ -108,7 +109,8 @@ def find_dirty(hierarchy: Hierarchy, changed: Collection[str], rules: Mapping[st
     for definition in hierarchy:
         folder = "" if definition.context == "." else definition.context + "/"
         own = definition.file in changed or any(
-            path.startswith(folder) and (path == definition.dockerfile or path.endswith(".dockerignore") or not rules[definition.name].ignores(path[len(folder) :]))
+            path.startswith(folder)
+            and (path == definition.dockerfile or path.endswith(".dockerignore") or not rules[definition.name].ignores(path[len(folder) :]))
             for path in changed
         )
         if own or dirty.intersection(hierarchy.needs(definition)):
@@ -145,7 +147,9 @@ def plan_build(
         digest = registry.get(str(content), "")
         needs = hierarchy.needs(definition)
         lacking = [*absent_references(bases, definition), *(name for name in needs if steps[name].action == "skip")]
-        action, reasons = _decide(definition, fingerprint, image, digest, engine, (content, commit, branch), lacking, bases, recorded, rebuild)
+        action, reasons = _decide(
+            definition, fingerprint, image, digest, engine, (content, commit, branch), lacking, bases, recorded, rebuild
+        )
         steps[definition.name] = Step(
             definition=definition,
             fingerprint=fingerprint,
@@ -184,7 +188,11 @@ def _decide(
     if rebuild:
         return "build", [Reason("asked", "built without the cache, as asked")]
     if digest and (image is None or not image.is_published_as(references[0].name, digest)):
-        what = "the registry has this content, the engine has not" if image is None else "the registry has another image of this content, and it wins"
+        what = (
+            "the registry has this content, the engine has not"
+            if image is None
+            else "the registry has another image of this content, and it wins"
+        )
         return "pull", [Reason("registry", what)]
     if image is None:
         before = recorded.get(definition.name)

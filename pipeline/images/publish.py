@@ -42,7 +42,9 @@ def check_publishable(plan: BuildPlan, allow_dirty: bool) -> None:
         )
     missing = [step.name for step in plan.steps if step.action == "build"]
     if missing:
-        raise ImageUnavailableError(f"these images are not built in their present state: {', '.join(missing)}", "Build them first: invoke build push")
+        raise ImageUnavailableError(
+            f"these images are not built in their present state: {', '.join(missing)}", "Build them first: invoke build push"
+        )
 
 
 def push_images(plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Callable[[str], None]) -> tuple[Result, ...]:
@@ -52,7 +54,9 @@ def push_images(plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Callable
         states = list(pool.map(lambda step: [shelf.digest(reference) for reference in (step.commit, step.branch)], steps))
         for step, (commit, _) in zip(steps, states, strict=True):
             _refuse_moved(step, commit)  # before anything is pushed
-        published = list(pool.map(lambda pair: _push_content_and_commit(pair[0], pair[1][0], uploader, shelf, say), zip(steps, states, strict=True)))
+        published = list(
+            pool.map(lambda pair: _push_content_and_commit(pair[0], pair[1][0], uploader, shelf, say), zip(steps, states, strict=True))
+        )
         results = list(pool.map(lambda pair: _move_branch(pair[0], pair[1][1], shelf, say), zip(published, states, strict=True)))
     by_name = {result.step.name: result for result in results}
     return tuple(by_name.get(step.name) or Result(step, "skip", "", 0.0) for step in plan.steps)
@@ -76,7 +80,9 @@ def _push_content_and_commit(step: Step, commit: str, uploader: Uploader, shelf:
         say(f"{step.name}: pushed {step.content}")
     if commit and commit != digest and not step.dirty:
         # the content tag was not there when asked first, so this could not be seen before
-        raise RegistryRefusedError(f"{step.commit} names another image already ({commit[:19]}…): a commit's tag never moves", "Commit again.")
+        raise RegistryRefusedError(
+            f"{step.commit} names another image already ({commit[:19]}…): a commit's tag never moves", "Commit again."
+        )
     if commit != digest:
         shelf.copy_tag(step.content, step.commit)
         _verified(shelf, step.commit, digest)
@@ -102,6 +108,7 @@ def _verified(shelf: Shelf, reference: Reference, expected: str) -> str:
     digest = shelf.digest(reference)
     if not digest or (expected and digest != expected):
         raise RegistryRefusedError(
-            f"{reference} was pushed, but the registry has {digest or 'nothing'} under that name", "Another publisher may be at work: run the push again."
+            f"{reference} was pushed, but the registry has {digest or 'nothing'} under that name",
+            "Another publisher may be at work: run the push again.",
         )
     return digest

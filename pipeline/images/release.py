@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.images.build import Result
 from pipeline.images.plan import BuildPlan
+from pipeline.reference import Reference
 
 RELEASE_FILE = "release.json"
 
@@ -31,6 +32,20 @@ def describe_release(plan: BuildPlan, results: tuple[Result, ...], sizes: Mappin
             }
             for result in results
         },
+    }
+
+
+def read_sizes(state: Path, results: tuple[Result, ...], ask: Callable[[Reference], int]) -> dict[str, int]:
+    """Image name → bytes; a digest that the last release had already is not asked for again."""
+    try:
+        last = json.loads((state / RELEASE_FILE).read_text(encoding="utf-8"))["images"].values()
+        known = {image["digest"]: int(image["size"]) for image in last if "digest" in image}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        known = {}
+    return {
+        result.step.name: known.get(result.digest) or ask(result.step.content.with_digest(result.digest))
+        for result in results
+        if result.digest
     }
 
 

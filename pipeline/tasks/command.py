@@ -22,7 +22,7 @@ class Terminated(KeyboardInterrupt):
     """TERM arrived. It unwinds like Ctrl-C, so that whatever was begun is cleaned up, and ends with its own exit code."""
 
 
-def command(*arguments: Any, **options: Any) -> Any:
+def command(**options: Any) -> Callable[[Callable[..., None]], Task[Any]]:
     """`invoke.task`, with the one handler of this project: expected error, interrupt, or bug (a log file, exit code 3)."""
 
     def decorate(function: Callable[..., None]) -> Task[Any]:
@@ -42,12 +42,13 @@ def command(*arguments: Any, **options: Any) -> Any:
                 raise Exit(code=0) from None
             except Exit:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - this is the one place where a bug ends
                 raise Exit(_bug(error), BUG_EXIT_CODE) from None
             finally:
                 signal.signal(signal.SIGTERM, previous)
 
-        return task(*arguments, **options)(run)
+        made: Task[Any] = task(**options)(run)
+        return made
 
     return decorate
 

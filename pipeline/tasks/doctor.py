@@ -43,7 +43,9 @@ def doctor(_context: Context, json: bool = False) -> None:
             mark = "ok" if check.ok else "MISSING" if check.needed else "note"
             print(f"{mark:8} {check.name:12} {check.found}" + (f"\n{'':22}{check.fix}" if not check.ok and check.fix else ""))
     if broken:
-        raise MissingRequirementError(f"the main job cannot run here: {', '.join(check.name for check in broken)}", "How to get it stands above.")
+        raise MissingRequirementError(
+            f"the main job cannot run here: {', '.join(check.name for check in broken)}", "How to get it stands above."
+        )
 
 
 def _examine() -> Iterator[Check]:
@@ -94,7 +96,12 @@ def _engine(_config: Config) -> Iterator[Check]:
     yield Check("memory", memory >= MEMORY, f"{memory:.1f} GB", f"The engine needs at least {MEMORY} GB.")
     if endpoint.is_unix and Path(info.data_folder).is_dir():
         free = shutil.disk_usage(info.data_folder).free / 1e9
-        yield Check("disk", free >= DISK, f"{free:.0f} GB free in {info.data_folder}", f"Free at least {DISK} GB: docker system df, docker system prune")
+        yield Check(
+            "disk",
+            free >= DISK,
+            f"{free:.0f} GB free in {info.data_folder}",
+            f"Free at least {DISK} GB: docker system df, docker system prune",
+        )
     else:
         yield Check("disk", True, "not looked at: the engine is on another machine", needed=False)
 
@@ -118,7 +125,13 @@ def _credentials(config: Config) -> Iterator[Check]:
 
 def _ca(_config: Config) -> Iterator[Check]:
     path = os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
-    yield Check("CA bundle", Path(path).is_file(), f"{path}", "Needed only behind a proxy with a CA of its own: apt-get install ca-certificates", needed=False)
+    yield Check(
+        "CA bundle",
+        Path(path).is_file(),
+        f"{path}",
+        "Needed only behind a proxy with a CA of its own: apt-get install ca-certificates",
+        needed=False,
+    )
 
 
 def _bootstrap(config: Config) -> Iterator[Check]:
@@ -134,5 +147,3 @@ def _bootstrap(config: Config) -> Iterator[Check]:
             distribution = machine_distribution()
             what = f"for {definition.name}: mmdebstrap {'is' if installed else 'is not'} installed on {distribution or 'this machine'}"
             yield Check("bootstrap", installed, what, "apt-get install mmdebstrap", needed=base is not None)
-
-

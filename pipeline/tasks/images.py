@@ -26,17 +26,27 @@ JSON = {"json": "Print one JSON document on stdout and nothing else."}
         "dry-run": "Say what would be done, and do nothing.",
     },
 )
-def build(_context: Context, only: list[str], jobs: int = 0, keep_going: bool = False, no_cache: bool = False, dry_run: bool = False, json: bool = False) -> None:  # noqa: E501 - the options are the signature
+def build(
+    _context: Context,
+    only: list[str],
+    jobs: int = 0,
+    keep_going: bool = False,
+    no_cache: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
     """Build every image whose inputs changed, parents first. Example: invoke build --only tomcat"""
     from pipeline.images.build import as_json, build_images
     from pipeline.tasks.wiring import ImageProject
 
-    project = ImageProject(read_project(), say)
-    plan_made = project.plan(only, rebuild=no_cache, remember=not dry_run)
-    if dry_run:
-        _show_plan(plan_made, json)
-        return
-    results = build_images(plan_made, project.workshop(), project.config.state, jobs or os.cpu_count() or 1, say, keep_going, not no_cache)
+    with ImageProject(read_project(), say) as project:
+        plan_made = project.plan(only, rebuild=no_cache, remember=not dry_run)
+        if dry_run:
+            _show_plan(plan_made, json)
+            return
+        results = build_images(
+            plan_made, project.workshop(), project.config.state, jobs or os.cpu_count() or 1, say, keep_going, not no_cache
+        )
     if json:
         _print_json(as_json(results))
 
@@ -46,15 +56,15 @@ def push(_context: Context, only: list[str], allow_dirty: bool = False, json: bo
     """Publish the images under content, commit and branch tags. Example: invoke build push"""
     from pipeline.images.build import as_json
     from pipeline.images.publish import check_publishable, push_images
-    from pipeline.images.release import describe_release, write_release
+    from pipeline.images.release import describe_release, read_sizes, write_release
     from pipeline.tasks.wiring import ImageProject, RegistryShelf
 
-    project = ImageProject(read_project(), say)
-    plan_made = project.plan(only, need_registry=True)
-    check_publishable(plan_made, allow_dirty)
-    results = push_images(plan_made, project.engine, RegistryShelf(project.registry), say)
-    sizes = project.sizes(plan_made, {result.step.name: result.digest for result in results})
-    path = write_release(project.config.state, describe_release(plan_made, results, sizes))
+    with ImageProject(read_project(), say) as project:
+        plan_made = project.plan(only, need_registry=True)
+        check_publishable(plan_made, allow_dirty)
+        results = push_images(plan_made, project.engine, RegistryShelf(project.registry), say)
+        sizes = read_sizes(project.config.state, results, project.size)
+        path = write_release(project.config.state, describe_release(plan_made, results, sizes))
     say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
     if json:
         _print_json(as_json(results))
@@ -65,7 +75,8 @@ def plan(_context: Context, only: list[str], json: bool = False) -> None:
     """Show what would happen to each image, and why."""
     from pipeline.tasks.wiring import ImageProject
 
-    _show_plan(ImageProject(read_project(), say).plan(only, remember=False), json)
+    with ImageProject(read_project(), say) as project:
+        _show_plan(project.plan(only, remember=False), json)
 
 
 @command(help={"svg": "Write a picture to this file instead (needs Graphviz)."})
@@ -88,8 +99,8 @@ def pins_update(_context: Context) -> None:
     from pipeline.images.bases import write_pins
     from pipeline.tasks.wiring import ImageProject
 
-    project = ImageProject(read_project(), say)
-    bases = project.bases(project.hierarchy, only_missing=False, remember=False)
+    with ImageProject(read_project(), say) as project:
+        bases = project.bases(project.hierarchy, only_missing=False, remember=False)
     pinned = write_pins(project.config.root, bases)
     for reference in sorted(bases.found):
         print(f"{reference}: {bases.describe(reference)}" + ("" if reference in pinned else " (not pinned)"))

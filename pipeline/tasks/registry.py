@@ -18,7 +18,9 @@ def registry_start(_context: Context) -> None:
 
     config = read_project()
     server = config.registry_server
-    status = start_registry(DockerEngine(), server, config.project, config.root, lambda: image_reference(config, server.image, say), lambda: _answers(config))
+    status = start_registry(
+        DockerEngine(), server, config.project, config.root, lambda: image_reference(config, server.image, say), lambda: _answers(config)
+    )
     print(f"registry {status.address}: {status.state} (data in the volume {status.volume})")
 
 

@@ -26,7 +26,7 @@ from pipeline.images.context import read_context, read_ignore_rules, write_conte
 from pipeline.images.dockerfile import parse_dockerfile
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.images.plan import BuildPlan, Step, find_dirty, make_fingerprints, plan_build
-from pipeline.reference import Reference
+from pipeline.reference import Reference, parse_reference
 from pipeline.revision import Revision, content_tag, name_revision
 
 REQUESTS = 8  # to the registry at the same time
@@ -42,6 +42,13 @@ class ImageProject:
         self.engine = DockerImages(self.endpoint)
         self.registry = Registry(config.registry.partition("/")[0])
 
+    def __enter__(self) -> ImageProject:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.engine.close()
+        self.registry.close()
+
     @cached_property
     def hierarchy(self) -> Hierarchy:
         return read_hierarchy(self.config)
@@ -52,10 +59,13 @@ class ImageProject:
         hierarchy = self.hierarchy.only(only) if only else self.hierarchy
         with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
             listing = pool.submit(self.engine.list_images, [definition.repository.name for definition in hierarchy])
-            git = pool.submit(read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))])
+            git = pool.submit(
+                read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))]
+            )
             contexts = {definition.name: read_context(root / definition.context) for definition in hierarchy}
             dockerfiles = {
-                definition.name: parse_dockerfile((root / definition.dockerfile).read_text(encoding="utf-8"), definition.args) for definition in hierarchy
+                definition.name: parse_dockerfile((root / definition.dockerfile).read_text(encoding="utf-8"), definition.args)
+                for definition in hierarchy
             }
             bases = self.bases(hierarchy, remember=remember)
             fingerprints = make_fingerprints(hierarchy, bases, contexts, {name: found.arguments for name, found in dockerfiles.items()})
@@ -70,9 +80,13 @@ class ImageProject:
                 self.say(f"warning: {error.message}; going by what the engine has")
                 digests = {}
             engine = listing.result()
-        dirty = find_dirty(hierarchy, facts.changed, {definition.name: read_ignore_rules(root / definition.context) for definition in hierarchy})
+        dirty = find_dirty(
+            hierarchy, facts.changed, {definition.name: read_ignore_rules(root / definition.context) for definition in hierarchy}
+        )
         revision = Revision(revision.branch, revision.commit, bool(dirty))
-        return plan_build(hierarchy, revision, bases, contexts, fingerprints, dirty, engine, digests, recorded_inputs(self.config.state), rebuild)
+        return plan_build(
+            hierarchy, revision, bases, contexts, fingerprints, dirty, engine, digests, recorded_inputs(self.config.state), rebuild
+        )
 
     def bases(self, hierarchy: Hierarchy, only_missing: bool = True, remember: bool = True) -> Bases:
         """What the hierarchy begins with; what had to be asked for is remembered, and said to be not pinned."""
@@ -88,12 +102,9 @@ class ImageProject:
     def workshop(self) -> DockerWorkshop:
         return DockerWorkshop(self)
 
-    def sizes(self, plan: BuildPlan, digests: Mapping[str, str]) -> dict[str, int]:
-        """Image → bytes of its layers and config in the registry."""
-        steps = [step for step in plan.steps if digests.get(step.name)]
-        with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
-            manifests = pool.map(lambda step: self.registry.manifest(step.content.with_digest(digests[step.name])), steps)
-            return {step.name: self.registry.config_size(manifest) for step, manifest in zip(steps, manifests, strict=True)}
+    def size(self, reference: Reference) -> int:
+        """The bytes of an image's layers and config in the registry, compressed."""
+        return self.registry.image_size(self.registry.manifest(reference))
 
 
 class RegistryShelf:
@@ -127,7 +138,9 @@ class DockerWorkshop:
         with TemporaryDirectory(prefix="pipeline-") as folder:
             archive = Path(folder) / "root.tar"
             make_root_filesystem(distribution, suite, archive, self._config.state / "logs" / f"{step.name}-bootstrap.log")
-            self._engine.import_image(archive, step.base, {"pipeline.base": step.base_description, "pipeline.project": self._config.project})
+            self._engine.import_image(
+                archive, step.base, {"pipeline.base": step.base_description, "pipeline.project": self._config.project}
+            )
 
     def build(self, step: Step, tags: tuple[Reference, ...], use_cache: bool) -> str:
         definition = step.definition
@@ -181,11 +194,10 @@ class DockerWorkshop:
         return labels
 
     def _secret(self, name: str) -> str:
-        secret = self._config.secrets.get(name)
-        if secret is None and name == "ca":
+        if name == "ca" and name not in self._config.secrets:
             path = os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
             return f"src={path}" if Path(path).is_file() else ""
-        assert secret is not None  # the definition was checked against the configuration
+        secret = self._config.secrets[name]  # the definition was checked against the configuration
         if secret.env:
             if secret.env in os.environ:
                 return f"env={secret.env}"
@@ -195,7 +207,9 @@ class DockerWorkshop:
                 return f"src={path}"
         if secret.required:
             what = f"the variable {secret.env} is not set" if secret.env else f"there is no file {secret.file}"
-            raise ConfigurationError(f"pipeline.yaml: the build secret '{name}' is missing: {what}", "Provide it, or say `required: false`.")
+            raise ConfigurationError(
+                f"pipeline.yaml: the build secret '{name}' is missing: {what}", "Provide it, or say `required: false`."
+            )
         return ""
 
 
@@ -209,7 +223,8 @@ class _Source:
         image = self._engine.find_image(reference)
         if image is None:
             return None
-        return image.id, next((digest.partition("@")[2] for digest in sorted(image.digests)), "")
+        name = parse_reference(reference).name  # an image may have digests in other repositories, too
+        return image.id, next((found.digest for found in map(parse_reference, sorted(image.digests)) if found.name == name), "")
 
     def remote_digest(self, reference: str) -> str:
         return self._engine.remote_digest(reference)
@@ -222,12 +237,14 @@ def image_reference(config: Config, image: str, say: Callable[[str], None]) -> s
     """The image that a service of the pipeline's own runs in: built first where it is an image definition of this repository."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", image):
         return image
-    project = ImageProject(config, say)
-    if image not in project.hierarchy:
-        raise ConfigurationError(f"pipeline.yaml: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
-    plan = project.plan([image])
-    if plan[image].action == "skip":
-        raise ImageUnavailableError(f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml.")
-    if any(step.action in ("build", "pull", "tag") for step in plan.steps):
-        build_images(plan, project.workshop(), config.state, os.cpu_count() or 1, say)
-    return str(plan[image].content)
+    with ImageProject(config, say) as project:
+        if image not in project.hierarchy:
+            raise ConfigurationError(f"pipeline.yaml: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
+        plan = project.plan([image])
+        if plan[image].action == "skip":
+            raise ImageUnavailableError(
+                f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml."
+            )
+        if any(step.action in ("build", "pull", "tag") for step in plan.steps):
+            build_images(plan, project.workshop(), config.state, os.cpu_count() or 1, say)
+        return str(plan[image].content)

@@ -1,0 +1,79 @@
+"""./invokew check and ./invokew test: what stands between a change and the main branch."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from pipeline.errors import PipelineError
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+RESULTS = ROOT / ".pipeline" / "tests"
+
+CHECKS: dict[str, list[Path | str]] = {
+    "lint": [BIN / "ruff", "check", "."],
+    "format": [BIN / "ruff", "format", "--check", "."],
+    "types": [BIN / "mypy"],
+    "imports": [BIN / "lint-imports"],
+    "dead code": [BIN / "vulture"],
+    "dependencies": [BIN / "deptry", "."],
+    "shell": [BIN / "shellcheck", "invokew", "setup/engine.sh", ".ci/run"],
+}
+KINDS: dict[str, list[str]] = {"unit": ["-n", "2"], "engine": []}
+
+
+class CheckFailedError(PipelineError):
+    """A check or a test said no."""
+
+    exit_code = 60
+
+
+def run_checks() -> None:
+    """Every static check, all of them even if one fails."""
+    failed = []
+    for name, command in CHECKS.items():
+        result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
+        print(f"{'ok' if result.returncode == 0 else 'FAILED':7} {name}", flush=True)
+        if result.returncode:
+            print(result.stdout + result.stderr, flush=True)
+            failed.append(name)
+    if failed:
+        raise CheckFailedError(
+            f"checks failed: {', '.join(failed)}", "What they say stands above; `.venv/bin/ruff format .` mends the format."
+        )
+
+
+def run_tests(kinds: Sequence[str], arguments: Sequence[str] = ()) -> None:
+    """Run the tests of each kind and say how many of each ran; a kind that ran none has failed."""
+    lines: list[str] = []
+    failed: list[str] = []
+    total = [0, 0, 0]
+    for kind in kinds:
+        report = RESULTS / f"{kind}.xml"
+        report.unlink(missing_ok=True)
+        start = time.monotonic()
+        command = [sys.executable, "-m", "pytest", f"tests/{kind}", *KINDS[kind], f"--junitxml={report}", *arguments]
+        code = subprocess.run(command, cwd=ROOT, check=False).returncode
+        passed, bad, skipped = _counts(report)
+        total = [total[0] + passed, total[1] + bad, total[2] + skipped]
+        lines.append(f"{kind + ' tests:':14} {passed} passed, {bad} failed, {skipped} skipped in {time.monotonic() - start:.0f} s")
+        if code or not passed:
+            failed.append(kind)
+    print("\n" + "\n".join(lines), flush=True)
+    print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped", flush=True)
+    if failed:
+        raise CheckFailedError(f"tests failed: {', '.join(failed)}", "The failures stand above.")
+
+
+def _counts(report: Path) -> tuple[int, int, int]:
+    if not report.exists():
+        return 0, 0, 0
+    suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
+    bad = sum(int(suite.get("failures", 0)) + int(suite.get("errors", 0)) for suite in suites)
+    skipped = sum(int(suite.get("skipped", 0)) for suite in suites)
+    return sum(int(suite.get("tests", 0)) for suite in suites) - bad - skipped, bad, skipped
