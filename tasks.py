@@ -17,12 +17,12 @@ def demo(_context: Context) -> None:
     print(Demo().run())
 
 
-@command()
-def check(_context: Context) -> None:
+@command(help={"fix": "Mend what can be mended: format, simple lint, generated schemas."})
+def check(_context: Context, fix: bool = False) -> None:
     """Lint, format, types, import contracts, dead code, dependencies."""
     from setup.checks import run_checks
 
-    run_checks()
+    run_checks(fix)
 
 
 @command(help={"unit": "Only the tests that need no engine.", "select": "pytest's -k."})

@@ -10,6 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from pipeline.errors import PipelineError
+from setup.schemas import outdated_schemas, write_schemas
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -33,9 +34,15 @@ class CheckFailedError(PipelineError):
     exit_code = 60
 
 
-def run_checks() -> None:
-    """Every static check, all of them even if one fails."""
-    failed = []
+def run_checks(fix: bool = False) -> None:
+    """Every static check, all of them even if one fails; with `fix`, what can be mended is mended first."""
+    if fix:
+        subprocess.run([BIN / "ruff", "check", "--fix", "--quiet", "."], cwd=ROOT, check=False)
+        subprocess.run([BIN / "ruff", "format", "--quiet", "."], cwd=ROOT, check=False)
+        write_schemas()
+    failed = outdated_schemas()
+    for path in failed:
+        print(f"FAILED  {path} is not what the code says", flush=True)
     for name, command in CHECKS.items():
         result = subprocess.run([str(part) for part in command], cwd=ROOT, capture_output=True, text=True, check=False)
         print(f"{'ok' if result.returncode == 0 else 'FAILED':7} {name}", flush=True)
@@ -44,7 +51,7 @@ def run_checks() -> None:
             failed.append(name)
     if failed:
         raise CheckFailedError(
-            f"checks failed: {', '.join(failed)}", "What they say stands above; `.venv/bin/ruff format .` mends the format."
+            f"checks failed: {', '.join(failed)}", "What they say stands above; ./invokew check --fix mends format and schemas."
         )
 
 
