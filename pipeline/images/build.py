@@ -141,7 +141,7 @@ def _carry_out(step: Step, workshop: Workshop, say: Callable[[str], None], use_c
             workshop.tag(image_id, reference)
     seconds = time.monotonic() - start
     say(f"{step.name}: done in {seconds:.1f} s")
-    return Result(step, step.action, image_id, seconds)
+    return Result(step, step.action, image_id, seconds, step.registry_digest if step.action != "build" else "")
 
 
 def _unchanged(step: Step, say: Callable[[str], None]) -> Result:
@@ -149,7 +149,7 @@ def _unchanged(step: Step, say: Callable[[str], None]) -> Result:
         say(f"{step.name}: skipped ({step.reasons[0].what})")
     else:
         say(f"{step.name}: unchanged")
-    return Result(step, step.action, step.image.id if step.image else "", 0.0)
+    return Result(step, step.action, step.image.id if step.image else "", 0.0, step.registry_digest)
 
 
 def _record_inputs(state: Path, step: Step) -> None:

@@ -6,6 +6,8 @@ import posixpath
 import re
 from dataclasses import dataclass
 
+from pipeline.errors import ConfigurationError
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -38,25 +40,37 @@ class IgnoreRules:
         return any(pattern.negated for pattern in self.patterns)
 
 
-def parse_ignore(text: str) -> IgnoreRules:
-    """Read an ignore file's text."""
+def parse_ignore(text: str, shown: str = ".dockerignore") -> IgnoreRules:
+    """Read an ignore file's text; `shown` is its name in messages. Raises ConfigurationError for a pattern that Docker refuses."""
     patterns = []
-    for line in text.removeprefix("\ufeff").splitlines():
+    for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
         if line.startswith("#"):
             continue
         pattern = line.strip()
         negated = pattern.startswith("!")
         pattern = pattern.removeprefix("!").strip() if negated else pattern
-        if not pattern:
+        if not pattern and not negated:
             continue
-        pattern = posixpath.normpath(pattern).lstrip("/")
+        try:
+            if not pattern:
+                raise ValueError("nothing follows the !")
+            pattern = posixpath.normpath(pattern).lstrip("/")
+            expression = re.compile(_expression(pattern), re.DOTALL)
+        except (ValueError, re.error) as error:
+            hint = "Brackets need an end and something in between; write \\\\[ for a bracket itself."
+            raise ConfigurationError(f"{shown}:{number}: '{line.strip()}' is not a pattern: {error}", hint) from None
         if pattern and pattern != ".":
-            patterns.append(Pattern(pattern, negated, re.compile(_expression(pattern), re.DOTALL)))
+            patterns.append(Pattern(pattern, negated, expression))
     return IgnoreRules(tuple(patterns))
 
 
+_CLASS = re.compile(r"(\^?)((?:\\.|[^\]\\])+)\]", re.DOTALL)  # what follows a [
+
+
 def _expression(pattern: str) -> str:
-    """The regular expression of one pattern, as patternmatcher's `compile` makes it."""
+    """The regular expression of one pattern, as patternmatcher's `compile` makes it. Raises ValueError or re.error."""
+    if pattern.startswith("**") and not re.search(r"[*?\[\]\\]", pattern[2:]) and not pattern.startswith("**/"):
+        return ".*" + re.escape(pattern[2:])  # patternmatcher's suffixMatch: **.log is any path that ends so
     result = ""
     position = 0
     while position < len(pattern):
@@ -72,17 +86,18 @@ def _expression(pattern: str) -> str:
                 result += "[^/]*"
         elif character == "?":
             result += "[^/]"
-        elif character == "\\" and position < len(pattern):
+        elif character == "\\":
+            if position == len(pattern):
+                raise ValueError("nothing follows the \\")
             result += re.escape(pattern[position])
             position += 1
         elif character == "[":
-            end = pattern.find("]", position + 1)
-            if end < 0:
-                result += re.escape(character)
-            else:
-                inside = pattern[position:end].replace("\\", "\\\\").replace("[", "\\[")
-                result += f"[{inside}]"
-                position = end + 1
+            found = _CLASS.match(pattern, position)
+            if not found:
+                raise ValueError("a bracket has no end")
+            members = re.sub(r"\\(.)|([^-])", lambda member: re.escape(member[1] or member[2]), found[2], flags=re.DOTALL)
+            result += f"[{found[1]}{members}]"
+            position = found.end()
         else:
             result += re.escape(character)
     return result

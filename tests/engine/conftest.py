@@ -57,7 +57,7 @@ def own_image(name: str) -> str:
 @pytest.fixture(scope="session")
 def ubuntu_image(engine: docker.DockerClient) -> Iterator[str]:
     """The shared base image under a name that only this engine knows."""
-    name = "pipeline-test/ubuntu:local"
+    name = f"pipeline-test/ubuntu:{uuid.uuid4().hex[:8]}"
     engine.images.get(own_image("ubuntu")).tag(name)
     yield name
     engine.images.remove(name)
