@@ -28,6 +28,8 @@ CREATE TABLE entry (
   CONSTRAINT entry_text_given CHECK (TRIM(text) IS NOT NULL AND LENGTH(TRIM(text)) > 0)
 );
 
+-- The amount's upper bound is for PostgreSQL: its NUMERIC knows NaN, which is greater than any number, and one NaN
+-- would make every total NaN.
 CREATE TABLE booking (
   voucher        VARCHAR(40)   NOT NULL,
   line           INTEGER       NOT NULL,
@@ -40,8 +42,6 @@ CREATE TABLE booking (
   CONSTRAINT booking_credit_fk FOREIGN KEY (credit_account) REFERENCES account (code),
   CONSTRAINT booking_line_counts CHECK (line >= 1),
   CONSTRAINT booking_moves CHECK (debit_account <> credit_account),
-  -- The upper bound is for PostgreSQL: its NUMERIC knows NaN, which is greater than any number, and one NaN would
-  -- make every total NaN.
   CONSTRAINT booking_amount_positive CHECK (amount BETWEEN 0.01 AND 9999999999999999.99)
 );
 
