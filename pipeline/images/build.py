@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -65,6 +66,7 @@ def build_images(
     failed: dict[str, PipelineError] = {}
     waiting = {step.name: step for step in plan.steps}
     running: dict[Future[Result], Step] = {}
+    jobs = max(jobs, 1)
     pool = ThreadPoolExecutor(max_workers=jobs)
     try:
         while waiting or running:
@@ -129,6 +131,11 @@ def _carry_out(step: Step, workshop: Workshop, say: Callable[[str], None], use_c
     if step.action in ("none", "skip"):
         return _unchanged(step, say)
     start = time.monotonic()
+    if step.action == "tag" and step.image:
+        for reference in (step.commit, step.branch):
+            workshop.tag(step.image.id, reference)
+        say(f"{step.name}: unchanged, tagged {step.commit.tag} and {step.branch.tag}")
+        return Result(step, "tag", step.image.id, time.monotonic() - start, step.registry_digest)
     why = "; ".join(reason.what for reason in step.reasons[:3]) + ("; …" if len(step.reasons) > 3 else "")
     say(f"{step.name}: {step.action} ({why})")
     if step.action == "build":
@@ -136,7 +143,7 @@ def _carry_out(step: Step, workshop: Workshop, say: Callable[[str], None], use_c
             workshop.prepare_base(step)
         image_id = workshop.build(step, step.references, use_cache)
     else:
-        image_id = step.image.id if step.action == "tag" and step.image else workshop.pull(step.content)
+        image_id = workshop.pull(step.content)
         for reference in (step.commit, step.branch):
             workshop.tag(image_id, reference)
     seconds = time.monotonic() - start
@@ -155,11 +162,12 @@ def _unchanged(step: Step, say: Callable[[str], None]) -> Result:
 def _record_inputs(state: Path, step: Step) -> None:
     if step.action in ("none", "skip"):
         return
-    path = state / INPUTS_FOLDER / f"{step.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps([[item.kind, item.name, item.identity] for item in step.fingerprint.inputs]), encoding="utf-8")
-    temporary.replace(path)
+    with contextlib.suppress(OSError):  # a convenience: a full disk does not spoil an image that is built
+        path = state / INPUTS_FOLDER / f"{step.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps([[item.kind, item.name, item.identity] for item in step.fingerprint.inputs]), encoding="utf-8")
+        temporary.replace(path)
 
 
 def _summary(failed: Mapping[str, PipelineError]) -> PipelineError:
