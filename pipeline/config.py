@@ -32,7 +32,9 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     sql: Annotated[str, Doc(description="A .sql file, or a folder whose *.sql run in name order; relative to pipeline.yaml.")] = ""
     user: Annotated[str, Doc(description="Who runs the SQL: `app` (the application's user) or `system`.", pattern="^(app|system)$")] = "app"
-    run: Annotated[tuple[str, ...], Doc(description="A program (Flyway, sqlplus) with its arguments; it finds the address in its environment.")] = ()
+    run: Annotated[
+        tuple[str, ...], Doc(description="A program (Flyway, sqlplus) with its arguments; it finds the address in its environment.")
+    ] = ()
 
 
 class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,9 +45,9 @@ class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = "docker.io/gvenzl/oracle-free:23-slim-faststart"
     engine: Annotated[str, Doc(description="The kind of database: an entry point of the group `pipeline.databases`.")] = "oracle"
     service: Annotated[str, Doc(description="The service (Oracle) or database that the tests log in to.")] = "FREEPDB1"
-    user: Annotated[str, Doc(description="The application's user; its password is random in each session.", pattern="^[A-Za-z][A-Za-z0-9_]{0,29}$")] = (
-        "app"
-    )
+    user: Annotated[
+        str, Doc(description="The application's user; its password is random in each session.", pattern="^[A-Za-z][A-Za-z0-9_]{0,29}$")
+    ] = "app"
     prepare: Annotated[tuple[Step, ...], Doc(description="Steps on the fresh database, in order; the first error stops.")] = ()
     run: Annotated[tuple[str, ...], Doc(description="The test command and its arguments; no shell in between.")] = ()
     folder: Annotated[str, Doc(description="Where the test command runs, relative to pipeline.yaml.")] = "."
@@ -54,7 +56,8 @@ class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lease: Annotated[float, Doc(description="Hours after which a session that was never stopped may be swept.", gt=0)] = 3.0
     memory: Annotated[str, Doc(description="The container's memory limit.", pattern="^[1-9][0-9]*[mg]$")] = "3g"
     bind: Annotated[
-        str, Doc(description="The address of the engine's host that the database is published on, at a random port; the tests must reach it.")
+        str,
+        Doc(description="The address of the engine's host that the database is published on, at a random port; the tests must reach it."),
     ] = "127.0.0.1"
     shm: Annotated[str, Doc(description="The container's shared memory.", pattern="^[1-9][0-9]*[mg]$")] = "1g"
 
@@ -74,10 +77,14 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     registry: Annotated[str, Doc(description="HOST[:PORT][/PREFIX]: where images are pushed to, and what they are named after.")]
     namespace: Annotated[str, Doc(description="The path all images of this repository share in the registry.")]
-    pull_from: Annotated[str, Doc(description="HOST[:PORT][/PREFIX] to pull from, where that is another address (a virtual repository).")] = ""
+    pull_from: Annotated[
+        str, Doc(description="HOST[:PORT][/PREFIX] to pull from, where that is another address (a virtual repository).")
+    ] = ""
     project: Annotated[str, Doc(description="The project's name on containers and networks. Default: the namespace.")] = ""
     images: Annotated[tuple[str, ...], Doc(description="Globs of image definitions.", min_length=1)] = ("images/*.yaml",)
-    platform: Annotated[str, Doc(description="The platform images are built for.", pattern="^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$")] = "linux/amd64"
+    platform: Annotated[str, Doc(description="The platform images are built for.", pattern="^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$")] = (
+        "linux/amd64"
+    )
     secrets: Annotated[dict[str, Secret], Doc(description="Build secrets by name. `ca`, the host's CA bundle, is always there.")] = {}
     registry_server: RegistryServer = RegistryServer()
     itest: IntegrationTests = IntegrationTests()
@@ -116,9 +123,7 @@ def find_root(start: Path) -> Path:
 
 def read_config(root: Path) -> Config:
     """Read and check `root`/pipeline.yaml; PIPELINE_REGISTRY and PIPELINE_NAMESPACE win over what it says."""
-    overrides: dict[str, object] = {
-        key: value for key in ("registry", "namespace") if (value := os.environ.get(f"PIPELINE_{key.upper()}"))
-    }
+    overrides: dict[str, object] = {key: value for key in ("registry", "namespace") if (value := os.environ.get(f"PIPELINE_{key.upper()}"))}
     path = root / CONFIG_FILE
     file = read_document(path, _File, overrides)
 
@@ -130,6 +135,13 @@ def read_config(root: Path) -> Config:
     for key, value in (("registry", file.registry), ("pull_from", file.pull_from)):
         example = "Write a host with an optional port and path, such as 127.0.0.1:5000 or registry.example.com/team; no scheme, no trailing slash."
         check(not value or bool(_REGISTRY.fullmatch(value)), key, f"'{value}' is not a registry's address", example)
+    for key, value in (("registry", file.registry), ("pull_from", file.pull_from)):
+        host = value.partition("/")[0]
+        known = not value or host == "localhost" or bool(re.search(r"[.:]", host))
+        elsewhere = f"Docker takes '{value}' for a folder of Docker Hub: write the host with a dot or a port, such as {host}:5000."
+        check(known, key, f"'{host}' does not look like a host to Docker", elsewhere)
+        port = re.search(r":([0-9]+)$", host)
+        check(not port or 0 < int(port[1]) < 65536, key, f"'{host}' has no valid port", "A port is a number from 1 to 65535.")
     check(bool(file.registry), "registry", "is empty", "Name the registry to push to, such as 127.0.0.1:5000.")
     lower = "Use lower-case letters, digits and single separators (. _ -), parts divided by a slash, such as team/base."
     check(bool(_PATH.fullmatch(file.namespace)), "namespace", f"'{file.namespace}' is not a repository path", lower)
@@ -139,9 +151,13 @@ def read_config(root: Path) -> Config:
     for number, step in enumerate(file.itest.prepare):
         if bool(step.sql) == bool(step.run):
             line = line_of(path, "itest", "prepare", number)
-            raise ConfigurationError(f"{CONFIG_FILE}:{line}: 'itest.prepare[{number}]': needs exactly one of sql and run", "Keep one of the two.")
+            raise ConfigurationError(
+                f"{CONFIG_FILE}:{line}: 'itest.prepare[{number}]': needs exactly one of sql and run", "Keep one of the two."
+            )
     server = file.registry_server
-    check(bool(server.user) == bool(server.password_file), "registry_server", "user and password_file belong together", "Give both or none.")
+    check(
+        bool(server.user) == bool(server.password_file), "registry_server", "user and password_file belong together", "Give both or none."
+    )
     return Config(
         root=root,
         registry=file.registry,

@@ -1,14 +1,15 @@
 """The engine's images: listed, tagged, pulled, pushed and imported over its HTTP API.
 
-On a Unix socket this is plain http.client, so that a run with nothing to do does not import docker-py (0.15 s); any other
-kind of endpoint goes through docker-py's session, which knows TLS and ssh.
+Plain http.client, so that a run with nothing to do does not import docker-py (0.15 s).
 """
 
 from __future__ import annotations
 
+import functools
 import http.client
 import json
 import socket
+import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from pipeline.errors import EngineError, ImageUnavailableError, PipelineError, R
 from pipeline.reference import Reference, parse_reference
 
 API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
+PUSH_PAUSES = (0.2, 1.0, 4.0)  # seconds before a failed push is tried again
 _HINT = "Start the engine, or choose another one: docker context use NAME, or DOCKER_HOST. See: invoke doctor"
 
 
@@ -41,7 +43,7 @@ class DockerImages:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._connections = Connections(lambda: _UnixConnection(endpoint.host.removeprefix("unix://")))
+        self._connections = Connections(_connector(endpoint))
 
     def close(self) -> None:
         self._connections.close()
@@ -115,7 +117,20 @@ class DockerImages:
             raise ImageUnavailableError(f"{reference} cannot be pulled: {error.message}", f"Try: docker pull {reference}") from error
 
     def push_image(self, reference: Reference) -> str:
-        """Push a tag; return its digest. Raises RegistryRefusedError or RegistryUnreachableError with the registry's reason."""
+        """Push a tag; return its digest. Raises RegistryRefusedError or RegistryUnreachableError with the registry's reason.
+
+        The engine repeats a layer's upload by itself, but nothing else: a registry that falters elsewhere is asked again here.
+        """
+        for pause in PUSH_PAUSES:
+            try:
+                return self._push(reference)
+            except RegistryUnreachableError as error:
+                if "connection refused" in error.message.lower():
+                    raise  # nobody listens there: asking again changes nothing
+                time.sleep(pause)
+        return self._push(reference)
+
+    def _push(self, reference: Reference) -> str:
         query = urllib.parse.urlencode({"tag": reference.tag})
         digest = ""
         try:
@@ -162,8 +177,6 @@ class DockerImages:
 
     def _send(self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str]) -> tuple[int, Iterable[bytes]]:
         try:
-            if not self._endpoint.is_unix:
-                return self._send_elsewhere(method, path, body, headers)
             for again in (True, False):
                 connection = self._connections.get()
                 fresh = connection.sock is None
@@ -186,13 +199,28 @@ class DockerImages:
         except (OSError, http.client.HTTPException) as error:
             raise _gone(self._endpoint, error) from error
 
-    def _send_elsewhere(self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str]) -> tuple[int, Iterable[bytes]]:
-        from pipeline.adapters.docker_engine import connect
 
-        response = connect(self._endpoint).request(
-            method, connect(self._endpoint).base_url + f"/{API_VERSION}{path}", data=body, headers=headers, stream=True, timeout=600
-        )
-        return response.status_code, response.raw if response.status_code < 400 else [response.content]
+def _connector(endpoint: Endpoint) -> Callable[[], http.client.HTTPConnection]:
+    """How this engine is reached; ssh is started when the first connection is made."""
+    if endpoint.is_unix:
+        return lambda: _UnixConnection(endpoint.host.removeprefix("unix://"))
+    if endpoint.host.startswith("ssh://"):
+        from pipeline.adapters.ssh_socket import open_ssh_socket
+
+        relay = functools.cache(lambda: open_ssh_socket(endpoint.host).removeprefix("unix://"))
+        return lambda: _UnixConnection(relay())
+    address = urllib.parse.urlsplit(endpoint.host).netloc
+    if endpoint.tls_folder is None:
+        return lambda: http.client.HTTPConnection(address)
+    import ssl
+
+    folder = endpoint.tls_folder
+    context = ssl.create_default_context(cafile=str(folder / "ca.pem") if (folder / "ca.pem").is_file() else None)
+    if (folder / "cert.pem").is_file():
+        context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    if not endpoint.tls_verify:
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return lambda: http.client.HTTPSConnection(address, context=context)
 
 
 class _UnixConnection(http.client.HTTPConnection):
@@ -230,7 +258,7 @@ def _error(status: int, content: bytes) -> EngineError:
 
 
 def _hint_for(message: str) -> str:
-    return "Free disk space: docker system df" if "no space left" in message else "See the engine's log."
+    return "Free disk space: docker system df" if "no space left" in message.lower() else "See the engine's log."
 
 
 def _push_error(reference: Reference, message: str) -> PipelineError:

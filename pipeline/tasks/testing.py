@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 
 from pipeline.adapters import processes
 from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.config import Config
 from pipeline.databases.engine import load_engine
-from pipeline.errors import ImageUnavailableError
 from pipeline.integration.bracket import Bracket, Run, plan_run
 from pipeline.integration.database import Database
 from pipeline.sessions import Session, new_session, own_session
@@ -31,10 +32,12 @@ class TestBench:
 
     def plan(self, image: str = "", tests: bool = True) -> Run:
         """Check everything, then see to it that the image is there as far as this repository makes it."""
+        from pipeline.tasks.wiring import image_reference  # git, BuildKit, registry: only a start needs them
+
         name = image or self.config.itest.image
         kind = load_engine(self.config.itest.engine)
         plan_run(self.config, name, kind, processes, tests)  # a mistake is worth knowing before minutes of building
-        return plan_run(self.config, find_or_build_image(self.config, name), kind, processes, tests)
+        return plan_run(self.config, image_reference(self.config, name, say), kind, processes, tests)
 
     def plan_tests(self) -> Run:
         """Check everything; the database that runs already has its image."""
@@ -52,26 +55,9 @@ class TestBench:
 
 
 def open_bench() -> TestBench:
+    # `python`, `pytest` and their like in `run:` are those of the environment that invoke runs in, as if it were activated.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return TestBench(read_project())
-
-
-def find_or_build_image(config: Config, name: str) -> str:
-    """The reference of the database image `name`: of an image definition, built if it has to be, or `name` itself."""
-    from pipeline.tasks.wiring import ImageProject
-
-    if any(sign in name for sign in "/:@"):
-        return name
-    project = ImageProject(config, say)
-    if name not in project.hierarchy:
-        return name
-    from pipeline.images.build import build_images
-
-    plan = project.plan([name])
-    step = next(step for step in plan.steps if step.name == name)
-    if step.action == "skip":
-        raise ImageUnavailableError(f"{name}: {step.reasons[0].what}", "Name another one: `itest.image` in pipeline.yaml, or --image.")
-    build_images(plan, project.workshop(), config.state, os.cpu_count() or 1, say, False, True)
-    return str(step.content)
 
 
 def as_json(database: Database) -> dict[str, object]:

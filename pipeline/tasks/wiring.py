@@ -58,7 +58,9 @@ class ImageProject:
         root = self.config.root
         hierarchy = self.hierarchy.only(only) if only else self.hierarchy
         with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
-            listing = pool.submit(self.engine.list_images, [definition.repository.name for definition in hierarchy])
+            # The engine leaves digests out that belong to no repository asked for.
+            repositories = {reference.name for definition in hierarchy for reference in (definition.repository, pull_reference(self.config, definition.repository))}
+            listing = pool.submit(self.engine.list_images, repositories)
             git = pool.submit(
                 read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))]
             )
@@ -80,9 +82,8 @@ class ImageProject:
                 self.say(f"warning: {error.message}; going by what the engine has")
                 digests = {}
             engine = listing.result()
-        dirty = find_dirty(
-            hierarchy, facts.changed, {definition.name: read_ignore_rules(root / definition.context) for definition in hierarchy}
-        )
+        rules = {definition.name: read_ignore_rules(root / definition.context) for definition in hierarchy}
+        dirty = find_dirty(hierarchy, facts.changed, rules, bases.pinned)
         revision = Revision(revision.branch, revision.commit, bool(dirty))
         return plan_build(
             hierarchy, revision, bases, contexts, fingerprints, dirty, engine, digests, recorded_inputs(self.config.state), rebuild
@@ -107,6 +108,14 @@ class ImageProject:
         return self.registry.image_size(self.registry.manifest(reference))
 
 
+def pull_reference(config: Config, reference: Reference) -> Reference:
+    """Where an image is pulled from: the same path at `pull_from`, where that is another address."""
+    host, _, prefix = config.pull_from.partition("/")
+    own_prefix = config.registry.partition("/")[2]
+    path = reference.repository.removeprefix(own_prefix + "/") if own_prefix else reference.repository
+    return Reference(host, f"{prefix}/{path}" if prefix else path, reference.tag)
+
+
 class RegistryShelf:
     """The registry as publishing needs it."""
 
@@ -115,6 +124,9 @@ class RegistryShelf:
 
     def digest(self, reference: Reference) -> str:
         return self._registry.digest(reference)
+
+    def check_writable(self, reference: Reference) -> None:
+        self._registry.check_writable(reference.repository)
 
     def copy_tag(self, source: Reference, target: Reference) -> None:
         self._registry.put_manifest(target, self._registry.manifest(source))
@@ -161,10 +173,7 @@ class DockerWorkshop:
         return self._buildx.build(request, write)
 
     def pull(self, content: Reference) -> str:
-        host, _, prefix = self._config.pull_from.partition("/")
-        _, _, own_prefix = self._config.registry.partition("/")
-        path = content.repository.removeprefix(own_prefix + "/") if own_prefix else content.repository
-        source = Reference(host, f"{prefix}/{path}" if prefix else path, content.tag)
+        source = pull_reference(self._config, content)
         self._engine.pull_image(source)
         if source != content:
             self._engine.tag_image(str(source), content)

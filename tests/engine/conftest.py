@@ -26,7 +26,8 @@ from pipeline.tasks.wiring import image_reference
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INVOKE = str(Path(sys.executable).with_name("invoke"))
-TEST_LABEL = "pipeline.test"  # on every container a test makes by itself
+TEST_LABEL = "pipeline.test"  # on every container a test makes by itself, with the run it belongs to
+RUN = uuid.uuid4().hex[:8]
 
 
 def wait_for(condition: Callable[[], Any], what: str, deadline: float = 30.0, interval: float = 0.05) -> Any:
@@ -44,7 +45,7 @@ def engine() -> Iterator[docker.DockerClient]:
     client = docker.from_env()
     client.ping()
     yield client
-    for container in client.containers.list(all=True, filters={"label": TEST_LABEL}):
+    for container in client.containers.list(all=True, filters={"label": f"{TEST_LABEL}={RUN}"}):
         container.remove(force=True, v=True)
     client.close()
 
@@ -89,7 +90,7 @@ def run_registry(engine: docker.DockerClient, **options: Any) -> RegistryContain
     """Start a registry container on a free port and wait until it answers."""
     options = {"environment": {}, **options}
     container = engine.containers.run(
-        own_image("registry"), detach=True, labels={TEST_LABEL: "registry"}, ports={"5000/tcp": ("127.0.0.1", None)}, **options
+        own_image("registry"), detach=True, labels={TEST_LABEL: RUN}, ports={"5000/tcp": ("127.0.0.1", None)}, **options
     )
 
     def port() -> Any:

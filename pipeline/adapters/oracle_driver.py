@@ -1,0 +1,128 @@
+"""python-oracledb in thin mode: no Oracle client is installed. Imported when the first login is tried (0.15 s)."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import PreparationError
+
+if TYPE_CHECKING:
+    import oracledb
+
+
+@dataclass(frozen=True)
+class LoginFailure:
+    """Why a login failed, from the outermost error to its innermost cause."""
+
+    codes: tuple[str, ...]
+    message: str
+
+
+class OracleDriver:
+    """Logins and statements."""
+
+    async def try_login(self, dsn: str, user: str, password: str, query: str, patience: float) -> LoginFailure | None:
+        """Log in, run `query`, log out, within `patience` seconds; why it failed, or None.
+
+        oracledb hangs for ever on a listener that accepts and stays silent, whatever time-outs it is given (measured);
+        only asyncio can end that.
+        """
+        import oracledb
+
+        try:
+            await asyncio.wait_for(_log_in(dsn, user, password, query), patience)
+        except TimeoutError:
+            return LoginFailure((), f"the listener accepted the connection and stayed silent for {patience:.0f} s")
+        except (oracledb.Error, OSError) as error:
+            return _failure(error)
+        return None
+
+    def connect(self, dsn: str, user: str, password: str) -> OracleConnection:
+        """Log in to a database that is ready. Raises PreparationError."""
+        import oracledb
+
+        try:
+            return OracleConnection(oracledb.connect(user=user, password=password, dsn=dsn))
+        except (oracledb.Error, OSError) as error:
+            raise PreparationError(
+                f"{user} cannot log in to {dsn}: {_failure(error).message}", "See .pipeline/itest/database.log."
+            ) from error
+
+
+class OracleConnection:
+    """A logged-in user. Failures are values: (message, offset in the statement)."""
+
+    def __init__(self, connection: oracledb.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str) -> tuple[str, int] | None:
+        """Run one statement. A procedure that was created with compilation errors counts as failed."""
+        import oracledb
+
+        try:
+            with self._connection.cursor() as cursor:
+                # One that returns rows has run when execute returns; a bind variable's colon is left to the database.
+                cursor.execute(statement)
+                if cursor.warning is not None:
+                    return self._compilation_errors(str(cursor.warning)), 0
+        except oracledb.Error as error:
+            return _message(error), int(getattr(error.args[0], "offset", 0) or 0)
+        return None
+
+    def commit(self) -> tuple[str, int] | None:
+        import oracledb
+
+        try:
+            self._connection.commit()
+        except oracledb.Error as error:
+            return _message(error), 0
+        return None
+
+    def close(self) -> None:
+        import oracledb
+
+        with contextlib.suppress(oracledb.Error):
+            self._connection.close()
+
+    def _compilation_errors(self, warning: str) -> str:
+        import oracledb
+
+        try:
+            with self._connection.cursor() as cursor:
+                rows = cursor.execute("SELECT name, line, text FROM user_errors ORDER BY sequence").fetchmany(5)
+        except oracledb.Error:
+            return warning
+        return "; ".join([warning, *(f"{name} line {line}: {' '.join(str(text).split())}" for name, line, text in rows)])
+
+
+async def _log_in(dsn: str, user: str, password: str, query: str) -> None:
+    import oracledb
+
+    async with oracledb.connect_async(user=user, password=password, dsn=dsn) as connection:
+        with connection.cursor() as cursor:
+            await cursor.execute(query)
+            await cursor.fetchone()
+
+
+def _failure(error: BaseException) -> LoginFailure:
+    """Listener refusals hide in the causes: the outermost error only says DPY-6005, "cannot connect"."""
+    codes: list[str] = []
+    messages: list[str] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        details: Any = cause.args[0] if cause.args else None
+        code = getattr(details, "full_code", "")
+        if code:
+            codes.append(code)
+        messages.append(_message(cause))
+        cause = cause.__cause__
+    return LoginFailure(tuple(codes), messages[-1] if len(codes) != 1 else messages[0])
+
+
+def _message(error: BaseException) -> str:
+    """The error in one line; Oracle appends a web page per error code, which is noise in a log."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("Help: ", "https://docs.oracle.com")))

@@ -1,0 +1,127 @@
+"""Running foreign programs: the one module that starts them.
+
+A program gets a process group of its own and this process's standard streams. INT, TERM and HUP that reach this process
+while it waits are passed on to the whole group; who does not end within the grace period is killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from pipeline.errors import ConfigurationError
+
+GRACE = 10.0  # seconds between a passed-on signal and KILL; what `docker stop` gives a container
+STRAGGLERS_GRACE = 2.0  # seconds for what the program itself left running
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def find_program(program: str, folder: Path, environment: Mapping[str, str] | None = None) -> Path | None:
+    """What would run as `program` started in `folder`: by path relative to it, or looked up on PATH; None if nothing would."""
+    if "/" in program:
+        path = folder / program
+        return path if path.is_file() and os.access(path, os.X_OK) else None
+    found = shutil.which(program, path=(os.environ if environment is None else environment).get("PATH", os.defpath))
+    return Path(found) if found else None
+
+
+def run_program(command: Sequence[str], folder: Path, environment: Mapping[str, str], grace: float = GRACE) -> int:
+    """Run `command` in `folder` until it ends; its exit code, negative for the signal that killed it.
+
+    A signal that arrived meanwhile is delivered to this process's own handler once nothing of the program runs any more.
+    Raises ConfigurationError where it cannot be started.
+    """
+    program = find_program(command[0], folder, environment)
+    if program is None:
+        raise ConfigurationError(f"there is no program '{command[0]}' (looked for in {folder} and on PATH)", "Correct or install it.")
+    with _forwarding() as forwarding:
+        try:
+            process = subprocess.Popen([str(program.absolute()), *command[1:]], cwd=folder, env=dict(environment), start_new_session=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{program} cannot be started: {error.strerror}", "Is it executable, with a right first line?"
+            ) from error
+        forwarding.started(process.pid)
+        try:
+            code = _wait(process, forwarding, grace)
+        finally:
+            _end_group(process, 0.0 if process.poll() is None else STRAGGLERS_GRACE)
+    return code
+
+
+class _Forwarding:
+    """The first signal that arrived while a program runs; it is passed on once, for a second INT makes many give up cleaning."""
+
+    def __init__(self) -> None:
+        self._group = 0
+        self.arrived: signal.Signals | None = None
+
+    def handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.arrived is None:
+            self.arrived = signal.Signals(number)
+            self._pass_on()
+
+    def started(self, group: int) -> None:
+        self._group = group
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        if self._group and self.arrived is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._group, self.arrived)
+
+
+@contextlib.contextmanager
+def _forwarding() -> Iterator[_Forwarding]:
+    forwarding = _Forwarding()
+    previous: dict[int, Any] = {}
+    for number in FORWARDED:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            with contextlib.suppress(ValueError):  # only the main thread may handle signals
+                previous[number] = signal.signal(number, forwarding.handle)
+    try:
+        yield forwarding
+    finally:
+        for restored, handler in previous.items():
+            signal.signal(restored, handler)
+        if forwarding.arrived is not None:
+            os.kill(os.getpid(), forwarding.arrived)  # its handler runs before the next line of Python
+
+
+def _wait(process: subprocess.Popen[bytes], forwarding: _Forwarding, grace: float) -> int:
+    while forwarding.arrived is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return process.wait(timeout=0.5)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return process.wait(timeout=grace)
+    return -signal.SIGKILL  # and killed with its group by what follows
+
+
+def _end_group(process: subprocess.Popen[bytes], grace: float) -> None:
+    """End what the program left running in its group, and the program itself where it would not end."""
+    for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 1.0)):
+        if not _signal_group(process, number):
+            return
+        deadline = time.monotonic() + patience
+        while time.monotonic() < deadline:
+            if not _signal_group(process, 0):
+                return
+            time.sleep(0.02)
+
+
+def _signal_group(process: subprocess.Popen[bytes], number: int) -> bool:
+    """Signal the group; whether anything of it still runs."""
+    process.poll()  # a program that ended, but was not waited for, would count as running
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True

@@ -1,0 +1,138 @@
+"""What a kind of database must offer to be started for a test run, and the values that go with it.
+
+An engine is an object of an ordinary package, found through the entry point group `pipeline.databases` and loaded only
+when the configuration names it.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from pipeline.errors import ConfigurationError
+
+ENTRY_POINTS = "pipeline.databases"
+
+
+@dataclass(frozen=True)
+class Password:
+    """A password; only `value` shows it."""
+
+    value: str
+
+    def __repr__(self) -> str:
+        return "***"
+
+    __str__ = __repr__
+
+
+@dataclass(frozen=True)
+class Account:
+    """A database user who can log in."""
+
+    name: str
+    password: Password
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a database is reached from the tests' side."""
+
+    host: str
+    port: int
+    service: str
+
+    @property
+    def host_and_port(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one attempt to log in and to SELECT came to."""
+
+    ready: bool
+    reason: str = ""  # why not ready, for people
+    refused: bool = False  # user or password were refused; too many of these lock the account
+    final: bool = False  # waiting longer cannot help
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Why a statement failed."""
+
+    message: str
+    offset: int = 0  # characters into the statement, where the database said so
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One statement of a script."""
+
+    text: str
+    line: int  # 1-based, where it begins
+    number: int  # 1-based, in its script
+
+
+class Connection(Protocol):
+    """A logged-in user."""
+
+    def execute(self, statement: str) -> Problem | None:
+        """Run one statement; why it failed, or None."""
+
+    def commit(self) -> Problem | None: ...
+
+    def close(self) -> None: ...
+
+
+class DatabaseEngine(Protocol):
+    """A kind of database and the contract of its container images."""
+
+    @property
+    def port(self) -> int:
+        """The TCP port in the container."""
+
+    @property
+    def administrator(self) -> str:
+        """The name of the user who may do anything in the tests' service."""
+
+    @property
+    def ready_line(self) -> str:
+        """What the images print when they believe to be ready. A hint that makes waiting shorter; it proves nothing."""
+
+    def environment(self, user: str, service: str, password_files: Mapping[str, str]) -> dict[str, str]:
+        """The container's environment. `password_files` is user name → path; it never holds a password itself."""
+
+    def dsn(self, address: Address) -> str:
+        """What the engine's own Python driver takes as address."""
+
+    def jdbc_url(self, address: Address) -> str: ...
+
+    def split(self, script: str) -> Sequence[Statement]:
+        """The statements of a script. Raises ScriptError for what cannot be run statement by statement."""
+
+    async def log_in(self, address: Address, account: Account, patience: float) -> Answer:
+        """Log in, SELECT, log out; at most `patience` seconds. A failure is an answer, not an exception."""
+
+    def connect(self, address: Address, account: Account) -> Connection:
+        """Log in to a database that is ready. Raises PreparationError."""
+
+
+class ScriptError(Exception):
+    """A script holds, at `line`, what cannot be run statement by statement."""
+
+    def __init__(self, line: int, message: str) -> None:
+        super().__init__(message)
+        self.line = line
+
+
+def load_engine(name: str) -> DatabaseEngine:
+    """The engine that the configuration calls `name`. Raises ConfigurationError for one that is not installed."""
+    entry_points = importlib.metadata.entry_points(group=ENTRY_POINTS)
+    for entry_point in entry_points:
+        if entry_point.name == name:
+            return cast(DatabaseEngine, entry_point.load())
+    installed = ", ".join(sorted({entry_point.name for entry_point in entry_points})) or "none"
+    raise ConfigurationError(f"'itest.engine': there is no database engine '{name}'", f"Installed: {installed}.")

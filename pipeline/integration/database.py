@@ -1,0 +1,449 @@
+"""The session's database: started once, found again from any process, its passwords in files that only it can read.
+
+The passwords are put into the created container before it starts. They are in no environment and no label, so that
+`docker inspect` does not show them; who finds the session again reads them back out of the container.
+"""
+
+from __future__ import annotations
+
+import secrets
+import string
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from pipeline import sessions
+from pipeline.databases.engine import Account, Address, Connection, DatabaseEngine, Password
+from pipeline.databases.prepare import Program, Script, run_steps
+from pipeline.databases.readiness import HealthCheck, wait_until_ready
+from pipeline.errors import (
+    ConfigurationError,
+    DatabaseNotReadyError,
+    EngineError,
+    ImageUnavailableError,
+    PreparationError,
+    SessionMissingError,
+)
+from pipeline.integration.interruption import Interruption
+from pipeline.sessions import Labelled, Session
+
+ROLE = "database"
+ENGINE = "pipeline.database.engine"
+IMAGE = "pipeline.database.image"
+SERVICE = "pipeline.database.service"
+USER = "pipeline.database.user"
+BIND = "pipeline.database.bind"
+STANDIN = "pipeline.database.standin"  # comes from the image
+
+FILES = "/run/pipeline"  # in the container; part of its own file system, for a tmpfs would be mounted over it at the start
+PREPARED = ".prepared"  # no user is called that; the file there that says that preparation is done
+CREATION_PATIENCE = 10.0  # seconds that another process may take between creating a container and starting it
+LOG_END = 20  # lines of a dead container's log in a message
+
+_ALIVE = ("running", "paused", "restarting")
+_ALPHABET = string.ascii_letters + string.digits
+_ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+_OWN_ADDRESS = ("127.0.0.1", "localhost", "::1")
+
+
+class Inspected(Labelled, Protocol):
+    """A container, looked at closely."""
+
+    @property
+    def exit_code(self) -> int: ...
+
+    @property
+    def out_of_memory(self) -> bool: ...
+
+    @property
+    def error(self) -> str: ...
+
+    @property
+    def ports(self) -> Mapping[int, int]: ...
+
+
+class Engine(sessions.Engine, Protocol):
+    """What a database needs of a container engine. Every method may raise EngineError."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def is_local(self) -> bool: ...
+
+    def find_image(self, reference: str) -> object | None: ...
+
+    def pull_image(self, reference: str) -> None: ...
+
+    def create_container(
+        self,
+        *,
+        name: str,
+        image: str,
+        labels: Mapping[str, str],
+        environment: Mapping[str, str],
+        publish: int,
+        bind: str,
+        memory: str,
+        shm: str,
+    ) -> str | None: ...
+
+    def write_files(self, container: str, folder: str, files: Mapping[str, bytes]) -> None: ...
+
+    def read_file(self, container: str, path: str) -> bytes | None: ...
+
+    def start_container(self, container: str) -> None: ...
+
+    def find_container(self, container: str) -> Inspected | None: ...
+
+    def read_log(self, container: str, lines: int = 0) -> bytes: ...
+
+
+@dataclass(frozen=True)
+class DatabaseSpec:
+    """The database a session is to have."""
+
+    engine: str  # the kind of database, as the configuration calls it
+    image: str  # a reference
+    service: str
+    user: str
+    bind: str
+    memory: str
+    shm: str
+    deadline: float  # seconds until it must have answered a login
+
+
+@dataclass(frozen=True)
+class Database:
+    """A running database."""
+
+    session: Session
+    container: str
+    engine: str
+    image: str
+    standin: bool
+    address: Address
+    dsn: str
+    user: Account
+    administrator: Account
+    ready_seconds: float = 0.0
+    made: bool = False  # by this call, not found
+
+    def mask(self, text: bytes) -> bytes:
+        """`text` without this database's passwords."""
+        for account in (self.user, self.administrator):
+            text = text.replace(account.password.value.encode(), b"***")
+        return text
+
+    @property
+    def description(self) -> str:
+        """The image, and what it truly is."""
+        return f"{self.image} (a stand-in, not Oracle)" if self.standin else self.image
+
+
+class DatabaseHost:
+    """Databases of one kind in sessions on one container engine."""
+
+    def __init__(self, engine: Engine, kind: DatabaseEngine, interruption: Interruption, say: Callable[[str], None]) -> None:
+        self._engine = engine
+        self._kind = kind
+        self._interruption = interruption
+        self._say = say
+
+    def start(
+        self,
+        session: Session,
+        spec: DatabaseSpec,
+        steps: Sequence[Script | Program],
+        run_program: Callable[[Database, Sequence[str]], int],
+        keep_log: Callable[[bytes], None],
+    ) -> Database:
+        """The session's database, ready and prepared: the one that runs, or a new one.
+
+        What this call made is gone again when it raises: DatabaseNotReadyError, PreparationError, ImageUnavailableError,
+        EngineError, ConfigurationError, or the exception of a signal. `keep_log` gets the log of a database that failed.
+        """
+        self._check_reachable(spec)
+        for key in sessions.sweep(self._engine, session.project):
+            self._say(f"swept session {key}: its lease was over")
+        self._ensure_image(spec.image)
+        while True:
+            begun = time.monotonic()
+            container, made = self._make_or_find(session, spec)
+            database: Database | None = None
+            try:
+                database = self._open(container, session, begun, made)
+                with self._interruption.allowed():
+                    database = self._wait(database, spec.deadline, begun)
+                    verb = "ready" if made else "found"
+                    self._say(f"database: {verb} after {database.ready_seconds:.1f} s at {database.dsn}: {database.description}")
+                    if made:
+                        self._prepare(database, steps, run_program)
+                    elif not self._wait_until_prepared(database, spec.deadline):
+                        self._say(f"the start of session {session.key} was abandoned half-way: starting again")
+                        self._engine.remove_container(container)
+                        continue
+                if made:
+                    self._engine.write_files(container, FILES, {PREPARED: b""})
+                return database
+            except BaseException:
+                if made:
+                    self._give_up(session, container, database, keep_log)
+                raise
+
+    def find(self, session: Session, deadline: float) -> Database:
+        """The session's running database, found on the engine. Raises SessionMissingError where there is none."""
+        container = self._find_started(session)
+        if container is None:
+            raise SessionMissingError(
+                f"there is no session {session.key} on the engine at {self._engine.name}", "Start it: invoke start-oracle"
+            )
+        if container.state not in _ALIVE:
+            raise SessionMissingError(self._epitaph(container), "Start it again: invoke start-oracle")
+        begun = time.monotonic()
+        database = self._open(container.id, session, begun, made=False)
+        with self._interruption.allowed():
+            database = self._wait(database, deadline, begun)
+            if not self._wait_until_prepared(database, deadline):
+                raise SessionMissingError(
+                    f"the start of session {session.key} was abandoned half-way", "Start it again: invoke start-oracle"
+                )
+        return database
+
+    def read_log(self, database: Database) -> bytes:
+        """The database's log so far, without passwords; empty where the container is gone."""
+        return database.mask(self._engine.read_log(database.container))
+
+    def epitaph(self, database: Database) -> str:
+        """How the database's container ended; empty while it runs."""
+        container = self._engine.find_container(database.container)
+        if container is None:
+            return f"the database's container {database.container[:12]} was removed"
+        return "" if container.state == "running" else self._epitaph(container, database)
+
+    def stop(self, session: Session, keep_log: Callable[[bytes], None]) -> int:
+        """End the session, keeping its log; how many containers that were. Nothing there is no error."""
+        container = self._engine.find_container(session.name_of(ROLE))
+        if container is not None:
+            self._keep_log(container.id, self._accounts(container), keep_log)
+        return sessions.end_session(self._engine, session)
+
+    def _check_reachable(self, spec: DatabaseSpec) -> None:
+        if not self._engine.is_local and spec.bind in _OWN_ADDRESS:
+            raise EngineError(
+                f"the engine is on {self._engine.host}: a database published there on {spec.bind} cannot be reached from here",
+                "Set `itest.bind` to an address of that host (0.0.0.0: all of them) that this machine reaches, or use a local engine.",
+            )
+
+    def _ensure_image(self, image: str) -> None:
+        if self._engine.find_image(image) is not None:
+            return
+        self._say(f"pulling {image}")
+        try:
+            with self._interruption.allowed():
+                self._engine.pull_image(image)
+        except ImageUnavailableError as error:
+            raise ImageUnavailableError(error.message, "Name another one: `itest.image` in pipeline.yaml, or --image.") from error
+
+    def _find_started(self, session: Session) -> Inspected | None:
+        """The session's container; another process that has just created it is given the time to start it."""
+        patience_ends = time.monotonic() + CREATION_PATIENCE
+        while True:
+            container = self._engine.find_container(session.name_of(ROLE))
+            if (
+                container is None
+                or container.state != "created"
+                or sessions.owner_is_gone(container.labels)
+                or time.monotonic() > patience_ends
+            ):
+                return container
+            with self._interruption.allowed():
+                time.sleep(0.05)
+
+    def _make_or_find(self, session: Session, spec: DatabaseSpec) -> tuple[str, bool]:
+        """The session's container, started; and whether this call made it."""
+        name = session.name_of(ROLE)
+        patience_ends = time.monotonic() + CREATION_PATIENCE
+        while True:
+            container = self._engine.find_container(name)
+            if container is None:
+                made = self._make(name, session, spec)
+                if made:
+                    return made, True
+            elif container.state in _ALIVE:
+                self._check_same(container, spec)
+                return container.id, False
+            elif container.state != "removing" and (
+                container.state != "created" or sessions.owner_is_gone(container.labels) or time.monotonic() > patience_ends
+            ):
+                self._say(f"replacing the database of session {session.key}, which does not run ({container.state})")
+                self._engine.remove_container(container.id)  # by id: another start may have made a new one of that name
+            elif time.monotonic() > patience_ends:
+                raise EngineError(f"the engine does not get rid of the container {name}", f"Try: docker rm --force --volumes {name}")
+            with self._interruption.allowed():
+                time.sleep(0.05)
+
+    def _make(self, name: str, session: Session, spec: DatabaseSpec) -> str | None:
+        accounts = {user: _new_password() for user in (self._kind.administrator, spec.user)}
+        labels = {ENGINE: spec.engine, IMAGE: spec.image, SERVICE: spec.service, USER: spec.user, BIND: spec.bind}
+        container = self._engine.create_container(
+            name=name,
+            image=spec.image,
+            labels={**session.labels(ROLE), **labels},
+            environment=self._kind.environment(spec.user, spec.service, {user: f"{FILES}/{user}" for user in accounts}),
+            publish=self._kind.port,
+            bind=spec.bind,
+            memory=spec.memory,
+            shm=spec.shm,
+        )
+        if container is None:
+            return None
+        try:
+            self._engine.write_files(container, FILES, {user: password.value.encode() for user, password in accounts.items()})
+            self._engine.start_container(container)
+        except BaseException:
+            self._engine.remove_container(container)
+            raise
+        return container
+
+    def _check_same(self, container: Inspected, spec: DatabaseSpec) -> None:
+        wanted = {ENGINE: spec.engine, IMAGE: spec.image, SERVICE: spec.service, USER: spec.user}
+        for label, value in wanted.items():
+            found = container.labels.get(label, "")
+            if found != value:
+                noun = label.rpartition(".")[2]
+                raise ConfigurationError(
+                    f"the session runs with {noun} '{found}', but '{value}' is asked for", "Stop it first: invoke stop-oracle"
+                )
+
+    def _open(self, container_id: str, session: Session, begun: float, made: bool) -> Database:
+        """What is known of a container, asked of the engine only."""
+        container = self._engine.find_container(container_id)
+        if container is None or container.state not in _ALIVE:
+            raise DatabaseNotReadyError(self._epitaph(container), "Its whole log is in .pipeline/itest/database.log.")
+        accounts = self._accounts(container)
+        labels = container.labels
+        if len(accounts) < 2 or self._kind.port not in container.ports:
+            raise DatabaseNotReadyError(f"the container {container.name} is not a database of this kind", "Stop it: invoke stop-oracle")
+        bind = labels.get(BIND, "")
+        host = self._engine.host if bind in ("", *_OWN_ADDRESS, *_ANY_ADDRESS) else bind
+        address = Address(host, container.ports[self._kind.port], labels.get(SERVICE, ""))
+        return Database(
+            session=session,
+            container=container.id,
+            engine=labels.get(ENGINE, ""),
+            image=labels.get(IMAGE, ""),
+            standin=labels.get(STANDIN, "").lower() in ("true", "yes", "1"),
+            address=address,
+            dsn=self._kind.dsn(address),
+            user=accounts[0],
+            administrator=accounts[1],
+            ready_seconds=time.monotonic() - begun,
+            made=made,
+        )
+
+    def _accounts(self, container: Inspected) -> list[Account]:
+        """The application's user and the administrator, with the passwords the container holds."""
+        found = []
+        for user in (container.labels.get(USER, ""), self._kind.administrator):
+            password = self._engine.read_file(container.id, f"{FILES}/{user}")
+            if password:
+                found.append(Account(user, Password(password.decode())))
+        return found
+
+    def _wait(self, database: Database, deadline: float, begun: float) -> Database:
+        def check_alive() -> None:
+            container = self._engine.find_container(database.container)
+            if container is None or container.state not in _ALIVE:
+                raise DatabaseNotReadyError(self._epitaph(container, database), "Its whole log is in .pipeline/itest/database.log.")
+
+        def announced() -> bool:
+            return self._kind.ready_line.encode() in self._engine.read_log(database.container, lines=200)
+
+        wait_until_ready(
+            lambda patience: self._kind.log_in(database.address, database.user, patience), check_alive, announced, HealthCheck(deadline)
+        )
+        return replace(database, ready_seconds=time.monotonic() - begun)
+
+    def _prepare(
+        self, database: Database, steps: Sequence[Script | Program], run_program: Callable[[Database, Sequence[str]], int]
+    ) -> None:
+        def connect(user: str) -> Connection:
+            return self._kind.connect(database.address, database.user if user == "app" else database.administrator)
+
+        try:
+            run_steps(steps, connect, lambda command: run_program(database, command), self._say)
+        except PreparationError:
+            ended = self.epitaph(database)
+            if ended:
+                raise DatabaseNotReadyError(
+                    f"during the preparation: {ended}", "Its whole log is in .pipeline/itest/database.log."
+                ) from None
+            raise
+
+    def _wait_until_prepared(self, database: Database, deadline: float) -> bool:
+        """Whether the start that made it got to its end; False where its process is gone."""
+        ends = time.monotonic() + deadline
+        while True:
+            container = self._engine.find_container(database.container)
+            if container is None or container.state in ("exited", "dead", "removing"):
+                raise DatabaseNotReadyError(self._epitaph(container, database), "Start it again: invoke start-oracle")
+            gone = sessions.owner_is_gone(container.labels)  # asked before: it may write the file as its last deed
+            if self._engine.read_file(database.container, f"{FILES}/{PREPARED}") is not None:
+                return True
+            if gone:
+                return False
+            if time.monotonic() > ends:
+                raise DatabaseNotReadyError(
+                    f"another start of session {database.session.key} did not finish its preparation", "See: docker ps"
+                )
+            time.sleep(0.1)
+
+    def _give_up(self, session: Session, container: str, database: Database | None, keep_log: Callable[[bytes], None]) -> None:
+        """Remove what was begun. The error that led here matters more than one that cleaning up meets."""
+        try:
+            accounts = [database.user, database.administrator] if database else []
+            found = self._engine.find_container(container)
+            self._keep_log(container, accounts or (self._accounts(found) if found else []), keep_log)
+        except EngineError as error:
+            self._say(f"warning: {error.message}")
+        try:
+            self._engine.remove_container(container)  # by id: another start may have made a new one of that name
+        except EngineError as error:
+            self._say(f"warning: {error.message}\n  The container {container[:12]} of session {session.key} may still be there.")
+
+    def _keep_log(self, container: str, accounts: Sequence[Account], keep_log: Callable[[bytes], None]) -> None:
+        try:
+            log = self._engine.read_log(container)
+        except EngineError as error:
+            self._say(f"warning: {error.message}")
+            return
+        for account in accounts:
+            log = log.replace(account.password.value.encode(), b"***")
+        keep_log(log)
+
+    def _epitaph(self, container: Inspected | None, database: Database | None = None) -> str:
+        """How a container ended: exit code, out-of-memory flag, the end of its log."""
+        if container is None:
+            return "the database's container was removed by someone else"
+        if container.state == "created":
+            return "the database's container was created, but never started"
+        cause = ", out of memory (raise `itest.memory`)" if container.out_of_memory else ""
+        cause += f", {container.error}" if container.error else ""
+        log = self._engine.read_log(container.id, lines=LOG_END)
+        for account in [database.user, database.administrator] if database else self._accounts(container):
+            log = log.replace(account.password.value.encode(), b"***")
+        end = log.decode(errors="replace").strip() or "(it wrote nothing)"
+        return f"the database's container ended with exit code {container.exit_code}{cause}; the end of its log:\n{end}"
+
+
+def _new_password() -> Password:
+    """Random; a letter first and only letters and digits, which every tool takes unquoted; within Oracle's 30 bytes."""
+    while True:
+        text = secrets.choice(string.ascii_letters) + "".join(secrets.choice(_ALPHABET) for _ in range(23))
+        if any(sign.islower() for sign in text) and any(sign.isupper() for sign in text) and any(sign.isdigit() for sign in text):
+            return Password(text)

@@ -1,0 +1,116 @@
+"""What CI keeps of a run, in `.pipeline/itest/`: JUnit XML, the database's log, a short summary. No passwords."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree
+
+FOLDER = "itest"
+LOG = "database.log"
+SUMMARY = "summary.md"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What the JUnit files say."""
+
+    files: int = 0
+    unreadable: tuple[str, ...] = ()  # files that are not JUnit XML: a killed test process leaves half a file
+    tests: int = 0
+    failed: int = 0  # failures and errors
+    skipped: int = 0
+
+    @property
+    def passed(self) -> int:
+        return self.tests - self.failed - self.skipped
+
+    def __str__(self) -> str:
+        if not self.files and not self.unreadable:
+            return "no JUnit XML was written (see `itest.junit`)"
+        text = f"{self.passed} passed, {self.failed} failed, {self.skipped} skipped"
+        return text + (f"; unreadable: {', '.join(self.unreadable)}" if self.unreadable else "")
+
+
+class Results:
+    """The folder of results of one checkout."""
+
+    def __init__(self, root: Path, state: Path) -> None:
+        self._root = root
+        self.folder = state / FOLDER
+        self._begun_ns = 0
+
+    def begin(self) -> None:
+        """Empty the folder. Only what is written from now on counts as a result."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._begun_ns = self.folder.stat().st_mtime_ns  # by the file system's own clock, which the test reports are compared with
+
+    def keep_log(self, log: bytes) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / LOG).write_bytes(log)
+
+    def collect(self, globs: Sequence[str], properties: dict[str, str], mask: Callable[[bytes], bytes]) -> Counts:
+        """Copy the JUnit files that this run wrote, with `properties` in every test suite; what they say."""
+        files, unreadable, totals = 0, [], [0, 0, 0]
+        for source, target in self._new_files(globs):
+            content = mask(source.read_bytes())
+            try:
+                tree = ElementTree.fromstring(content)  # noqa: S314 - the project's own tests wrote it; expat bounds entity expansion
+            except ElementTree.ParseError:
+                tree = None
+            suites = [] if tree is None else list(tree.iter("testsuite"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if tree is None or (not suites and tree.tag != "testsuites"):
+                target.write_bytes(content)
+                unreadable.append(str(target.relative_to(self.folder)))
+                continue
+            for suite in suites:
+                _add_properties(suite, properties)
+            target.write_bytes(ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True))
+            files += 1
+            for case in tree.iter("testcase"):
+                outcomes = {child.tag for child in case}
+                totals = [
+                    totals[0] + 1,
+                    totals[1] + bool(outcomes & {"failure", "error"}),
+                    totals[2] + ("skipped" in outcomes),
+                ]
+        return Counts(files, tuple(unreadable), *totals)
+
+    def write_summary(self, lines: Sequence[tuple[str, str]]) -> None:
+        """A Markdown table; the only thing in it that is not about this run is when it was written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        rows = [f"| {name} | {_cell(value)} |" for name, value in [*lines, ("written", when)]]
+        (self.folder / SUMMARY).write_text("\n".join(["# Integration tests", "", "| | |", "| --- | --- |", *rows, ""]), encoding="utf-8")
+
+    def _new_files(self, globs: Sequence[str]) -> Iterator[tuple[Path, Path]]:
+        """Each file once, with where it goes: below this folder as it lies below the project's root."""
+        seen: set[Path] = set()
+        for path in sorted(self.folder.rglob("*.xml")):  # written here by the tests themselves, through PIPELINE_RESULTS
+            seen.add(path.resolve())
+            yield path, path
+        for glob in globs:
+            for path in sorted(self._root.glob(glob)):
+                if path.is_file() and path.resolve() not in seen and path.stat().st_mtime_ns >= self._begun_ns:
+                    seen.add(path.resolve())
+                    yield path, self.folder / path.relative_to(self._root)
+
+
+def _add_properties(suite: ElementTree.Element, properties: dict[str, str]) -> None:
+    found = suite.find("properties")
+    if found is None:
+        found = ElementTree.Element("properties")
+        suite.insert(0, found)  # JUnit's schema has them first
+    for name, value in properties.items():
+        for old in [entry for entry in found if entry.get("name") == name]:
+            found.remove(old)
+        ElementTree.SubElement(found, "property", name=name, value=value)
+
+
+def _cell(text: str) -> str:
+    return "<br>".join(text.replace("|", "\\|").splitlines())

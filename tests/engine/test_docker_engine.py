@@ -1,0 +1,94 @@
+"""The engine's adapter against the real engine, where the bracket's tests do not reach."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import docker
+import pytest
+
+from pipeline.adapters.docker_context import Endpoint
+from pipeline.adapters.docker_engine import DockerEngine
+from pipeline.errors import EngineError, ImageUnavailableError, MissingRequirementError
+from tests.engine.conftest import RegistryContainer
+
+# Stands for ssh: notes what it was asked for, and does on this machine what it would have done on the other one.
+SSH = """#!/bin/sh
+echo "$@" >> "$0.log"
+while [ "$1" != docker ]; do shift; done
+unset DOCKER_HOST DOCKER_CONTEXT
+exec "$@"
+"""
+
+
+@pytest.fixture
+def pushed(engine: docker.DockerClient, registry: RegistryContainer, tmp_path: Path) -> Iterator[str]:
+    """REGISTRY/PATH of an image in a registry under the tags `one` and `latest`, which the engine does not have."""
+    name = f"{registry.host}/test-{uuid.uuid4().hex[:8]}/tiny"
+    (tmp_path / "Dockerfile").write_text("FROM scratch\nCOPY Dockerfile /\n")
+    engine.images.build(path=str(tmp_path), tag=f"{name}:one")
+    engine.images.get(f"{name}:one").tag(name, "latest")
+    for tag in ("one", "latest"):
+        engine.images.push(name, tag)
+        engine.images.remove(f"{name}:{tag}")
+    yield name
+    for image in engine.images.list(name):
+        engine.images.remove(str(image.id), force=True)
+
+
+def test_pulls_by_tag_by_digest_and_latest_only(pushed: str, registry: RegistryContainer) -> None:
+    adapter = DockerEngine()
+    adapter.pull_image(pushed)
+    assert adapter.find_image(f"{pushed}:latest") is not None
+    assert adapter.find_image(f"{pushed}:one") is None
+    adapter.pull_image(f"{pushed}:one")
+    found = adapter.find_image(f"{pushed}:one")
+    assert found is not None
+    digest = f"{pushed}@{registry.digest(pushed.removeprefix(registry.host + '/') + ':one')}"
+    adapter.pull_image(digest)
+    assert adapter.find_image(digest) == found
+
+
+@pytest.mark.parametrize("tag", [":two", "-other:one", f"@sha256:{'0' * 64}"])
+def test_what_the_registry_does_not_have_is_unavailable(pushed: str, tag: str) -> None:
+    with pytest.raises(ImageUnavailableError, match="cannot be pulled"):
+        DockerEngine().pull_image(pushed + tag)
+
+
+def test_an_engine_behind_ssh_is_reached_by_the_user_s_own_ssh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ssh = tmp_path / "ssh"
+    ssh.write_text(SSH)
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    adapter = DockerEngine(Endpoint("ssh://me@build.example:2222"))
+    assert adapter.find_image("no/such:image") is None
+    assert (tmp_path / "ssh.log").read_text().splitlines()[0].endswith("-T -l me -p 2222 -- build.example docker system dial-stdio")
+    assert (adapter.host, adapter.is_local) == ("build.example", False)
+
+
+def test_without_ssh_an_engine_behind_it_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(MissingRequirementError, match="ssh is not installed"):
+        DockerEngine(Endpoint("ssh://me@build.example")).find_image("no/such:image")
+
+
+def test_an_address_that_ssh_would_take_for_an_option_is_none() -> None:
+    with pytest.raises(EngineError):
+        DockerEngine(Endpoint("ssh://build.example/var/run/docker.sock")).find_image("no/such:image")
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "is_local"),
+    [
+        ("unix:///var/run/docker.sock", "127.0.0.1", True),
+        ("tcp://127.0.0.1:2375", "127.0.0.1", True),
+        ("tcp://localhost:2375", "localhost", True),
+        ("tcp://10.9.8.7:2376", "10.9.8.7", False),
+        ("tcp://docker:2375", "docker", False),
+    ],
+)
+def test_where_its_published_ports_are(address: str, host: str, is_local: bool) -> None:
+    adapter = DockerEngine(Endpoint(address))
+    assert (adapter.host, adapter.is_local) == (host, is_local)

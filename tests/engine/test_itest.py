@@ -1,0 +1,636 @@
+"""The integration-test bracket on a real engine, with databases that work and databases that do not.
+
+Each test is a person at a command line: its own checkout, its own project label, real processes. After each of them
+nothing of that project is left on the engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.adapters.docker_engine import Container, DockerEngine
+from pipeline.databases import readiness
+from pipeline.databases.engine import Account, Address, Answer, Password
+from pipeline.databases.readiness import HealthCheck, wait_until_ready
+from pipeline.integration.database import FILES
+from pipeline.plugins import ORACLE
+from pipeline.sessions import LEASE, PROJECT, SESSION, current_owner, own_session
+from tests.engine.engine_proxy import engine_proxy
+
+TASKS = "from pipeline.tasks import namespace\n"
+PASSING = """
+import os, sys
+from pathlib import Path
+import oracledb
+with oracledb.connect(user=os.environ["DB_USER"], password=os.environ["DB_PASSWORD"], dsn=os.environ["DB_DSN"]) as connection:
+    rows = connection.cursor().execute("SELECT name FROM customer ORDER BY name").fetchall()
+assert rows == [("a;b",), ("it's",)], rows
+Path(os.environ["PIPELINE_RESULTS"], "junit.xml").write_text('<testsuite name="s"><testcase name="t"/></testsuite>')
+"""
+SCHEMA = (
+    "CREATE TABLE customer (name VARCHAR2(20));\nINSERT INTO customer VALUES ('a;b');\n/* ; */ INSERT INTO customer VALUES ('it''s');\n"
+)
+NOISE_OF_CI = (
+    "BUILD_TAG",
+    "NODE_NAME",
+    "EXECUTOR_NUMBER",
+    "bamboo_buildResultKey",
+    "PIPELINE_SESSION",
+    "PIPELINE_REGISTRY",
+    "PIPELINE_NAMESPACE",
+)
+
+
+@dataclass
+class Ended:
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Checkout:
+    """A project in a folder of its own."""
+
+    root: Path
+    project: str
+    engine: DockerEngine = field(default_factory=DockerEngine)
+
+    def configure(self, image: str, *lines: str, run: Sequence[str] = (sys.executable, "tests.py")) -> None:
+        text = [
+            "registry: localhost:5000",
+            "namespace: ledger",
+            f"project: {self.project}",
+            "itest:",
+            f"  image: {image}",
+            f"  run: {json.dumps(run)}",
+        ]
+        (self.root / "pipeline.yaml").write_text("\n".join([*text, *(f"  {line}" for line in lines)]) + "\n", encoding="utf-8")
+        (self.root / "tasks.py").write_text(TASKS, encoding="utf-8")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+    def begin(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        clean = {name: value for name, value in os.environ.items() if name not in NOISE_OF_CI}
+        return subprocess.Popen(
+            [sys.executable, "-m", "invoke", *arguments],
+            cwd=self.root,
+            env={**clean, **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def invoke(self, *arguments: str, **environment: str) -> Ended:
+        process = self.begin(*arguments, **environment)
+        out, err = process.communicate(timeout=120)
+        return Ended(process.returncode, out, err)
+
+    def start(self, *arguments: str, **environment: str) -> dict[str, Any]:
+        ended = self.invoke("start-oracle", "--json", *arguments, **environment)
+        assert ended.code == 0, ended.err
+        return dict(json.loads(ended.out))
+
+    @property
+    def containers(self) -> list[Container]:
+        return self.engine.list_containers({PROJECT: self.project})
+
+    @property
+    def results(self) -> Path:
+        return self.root / ".pipeline" / "itest"
+
+    def assert_nothing_left(self) -> None:
+        assert self.containers == []
+        assert self.engine.list_volumes({PROJECT: self.project}) == {}
+        assert self.engine.list_networks({PROJECT: self.project}) == {}
+        assert list((self.root / ".pipeline").glob("database*")) == []
+
+
+@pytest.fixture
+def make_checkout(tmp_path: Path) -> Iterator[Callable[[], Checkout]]:
+    made: list[Checkout] = []
+
+    def make() -> Checkout:
+        root = tmp_path / f"checkout-{len(made)}"
+        root.mkdir()
+        made.append(Checkout(root, f"test-{uuid.uuid4().hex[:10]}"))
+        return made[-1]
+
+    yield make
+    for checkout in made:
+        for container in checkout.containers:
+            checkout.engine.remove_container(container.id)
+
+
+@pytest.fixture
+def checkout(make_checkout: Callable[[], Checkout], standin_image: str) -> Checkout:
+    """A project whose configuration is right and whose tests pass."""
+    found = make_checkout()
+    found.configure(standin_image, "prepare: [{sql: sql}]", "deadline: 60")
+    found.write("sql/01-schema.sql", SCHEMA)
+    found.write("tests.py", PASSING)
+    return found
+
+
+@pytest.fixture
+def faulty_image(standin_image: str) -> Iterator[Callable[..., str]]:
+    """Makes an image that runs another command instead of the database."""
+    made: list[str] = []
+
+    def make(*command: str) -> str:
+        made.append(f"pipeline-test/faulty:{uuid.uuid4().hex[:10]}")
+        dockerfile = f"FROM {standin_image}\nHEALTHCHECK NONE\nENTRYPOINT {json.dumps(command)}\nCMD []\n"
+        subprocess.run(["docker", "build", "--quiet", "--tag", made[-1], "-"], input=dockerfile.encode(), check=True, capture_output=True)
+        return made[-1]
+
+    yield make
+    for image in made:
+        subprocess.run(["docker", "image", "rm", "--force", image], check=False, capture_output=True)
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.02)
+
+
+# The bracket
+
+
+def test_itest_starts_prepares_tests_and_leaves_only_results(checkout: Checkout, standin_image: str) -> None:
+    ended = checkout.invoke("itest")
+    assert ended.code == 0, ended.err
+    assert ended.out == ""
+    assert "1 passed, 0 failed" in ended.err
+    assert "stand-in, not Oracle" in ended.err
+    checkout.assert_nothing_left()
+    junit = (checkout.results / "junit.xml").read_text()
+    assert f'name="database.image" value="{standin_image}"' in junit
+    assert 'name="database.standin" value="true"' in junit
+    assert "DATABASE IS READY TO USE!" in (checkout.results / "database.log").read_text()
+    assert "stand-in" in (checkout.results / "summary.md").read_text()
+
+
+def test_its_own_overhead_is_below_a_second(checkout: Checkout) -> None:
+    checkout.write("tests.py", "")
+    overheads = []
+    for _ in range(5):  # one quiet run is enough: whatever else this machine does only makes it slower
+        begun = time.monotonic()
+        ended = checkout.invoke("itest")
+        seconds = time.monotonic() - begun
+        assert ended.code == 0, ended.err
+        summary = dict(line.strip("| ").split(" | ") for line in (checkout.results / "summary.md").read_text().splitlines()[4:])
+        overheads.append(seconds - float(summary["ready after"].split()[0]) - float(summary["tests took"].split()[0]))
+        if overheads[-1] <= 1.0:
+            break
+    assert min(overheads) <= 1.0, overheads
+
+
+def test_failing_tests_have_an_exit_code_of_their_own(checkout: Checkout) -> None:
+    checkout.write("tests.py", "raise SystemExit(3)")
+    ended = checkout.invoke("itest")
+    assert ended.code == 42
+    assert "failed with exit code 3: no JUnit XML was written" in ended.err
+    checkout.assert_nothing_left()
+
+
+def test_a_killed_test_process_is_a_failure_that_says_so(checkout: Checkout) -> None:
+    checkout.write("tests.py", "import os; os.kill(os.getpid(), 9)")
+    ended = checkout.invoke("itest")
+    assert ended.code == 42
+    assert "killed by SIGKILL" in ended.err
+    checkout.assert_nothing_left()
+
+
+def test_a_database_that_dies_during_the_tests_is_named(checkout: Checkout) -> None:
+    checkout.write(
+        "tests.py", f"import os; os.system('docker kill $(docker ps -q --filter label={PROJECT}={checkout.project})'); raise SystemExit(1)"
+    )
+    ended = checkout.invoke("itest")
+    assert ended.code == 42
+    assert "meanwhile the database's container ended with exit code 137" in ended.err
+    checkout.assert_nothing_left()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("when", ["starting", "testing"])
+def test_an_interrupted_itest_cleans_up(checkout: Checkout, number: signal.Signals, when: str) -> None:
+    checkout.write("tests.py", "import pathlib, time; pathlib.Path('testing').touch(); time.sleep(60)")
+    process = checkout.begin("itest")
+    if when == "starting":
+        wait_until(lambda: checkout.containers, "the container exists")
+    else:
+        wait_until((checkout.root / "testing").exists, "the tests run")
+    process.send_signal(number)
+    begun = time.monotonic()
+    if number == signal.SIGINT:
+        process.send_signal(number)  # a second Ctrl-C changes nothing
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + number, err
+    assert time.monotonic() - begun < 5
+    checkout.assert_nothing_left()
+
+
+def test_an_interrupted_start_leaves_nothing_but_a_running_session_stays(checkout: Checkout, faulty_image: Callable[..., str]) -> None:
+    good, never_ready = _image(checkout), faulty_image("sleep", "600")
+    checkout.configure(never_ready)
+    process = checkout.begin("start-oracle")
+    wait_until(lambda: checkout.containers, "the container exists")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+    checkout.assert_nothing_left()
+    checkout.configure(good, "prepare: [{sql: sql}]")
+    checkout.write("tests.py", "import pathlib, time; pathlib.Path('testing').touch(); time.sleep(60)")
+    checkout.start()
+    process = checkout.begin("run-tests")
+    wait_until((checkout.root / "testing").exists, "the tests run")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert [container.state for container in checkout.containers] == ["running"]
+    assert "interrupted" in (checkout.results / "summary.md").read_text()
+
+
+def test_interrupted_at_any_moment_of_the_start_nothing_is_left(checkout: Checkout) -> None:
+    for moment in (0.25, 0.35, 0.45, 0.55, 0.65):  # seconds after the program began: before, while and after creating
+        process = checkout.begin("itest")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(moment)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=30)
+        checkout.assert_nothing_left()
+
+
+# Three processes
+
+
+def test_three_steps_from_three_processes(checkout: Checkout, standin_image: str) -> None:
+    said = checkout.start()
+    assert list(said) == ["session", "engine", "image", "standin", "host", "port", "service", "user", "dsn", "ready_seconds"]
+    assert (said["image"], said["standin"], said["host"], said["service"], said["user"]) == (
+        standin_image,
+        True,
+        "127.0.0.1",
+        "FREEPDB1",
+        "app",
+    )
+    assert said["dsn"] == f"127.0.0.1:{said['port']}/FREEPDB1"
+    assert stat.S_IMODE((checkout.root / ".pipeline/database.properties").stat().st_mode) == 0o600
+    assert checkout.invoke("run-tests").code == 0
+    assert len(checkout.containers) == 1
+    assert checkout.invoke("stop-oracle").code == 0
+    checkout.assert_nothing_left()
+    assert (checkout.results / "junit.xml").exists()
+    assert checkout.invoke("stop-oracle").code == 0  # a second time
+    assert checkout.invoke("run-tests").code == 43
+
+
+def test_starting_twice_gives_the_same_session_prepared_once(checkout: Checkout) -> None:
+    first, second = checkout.start(), checkout.start()
+    assert {**first, "ready_seconds": 0} == {**second, "ready_seconds": 0}
+    assert len(checkout.containers) == 1
+    assert checkout.invoke("run-tests").code == 0  # a second preparation would have doubled the rows
+
+
+def test_concurrent_starts_make_one_database(checkout: Checkout) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        ports = {said["port"] for said in pool.map(lambda _: checkout.start(), range(3))}
+    assert len(ports) == 1
+    assert len(checkout.containers) == 1
+    assert checkout.invoke("run-tests").code == 0
+
+
+def test_the_state_on_disk_is_only_a_convenience(checkout: Checkout) -> None:
+    checkout.start()
+    for path in (checkout.root / ".pipeline").rglob("*"):
+        if path.is_file():
+            path.unlink()
+    assert checkout.invoke("run-tests").code == 0
+    (checkout.root / ".pipeline/database.sh").write_text("export DB_HOST=another.machine\n")
+    assert checkout.invoke("stop-oracle").code == 0
+    checkout.assert_nothing_left()
+
+
+def test_a_dead_database_is_replaced(checkout: Checkout) -> None:
+    first = checkout.start()
+    subprocess.run(["docker", "kill", checkout.containers[0].id], check=True, capture_output=True)
+    missing = checkout.invoke("run-tests")
+    assert missing.code == 43
+    assert "exit code 137" in missing.err
+    assert checkout.start()["session"] == first["session"]
+    assert len(checkout.containers) == 1
+    assert checkout.invoke("run-tests").code == 0
+
+
+@pytest.mark.parametrize("moment", ["created", "preparing"])
+def test_a_start_that_was_killed_half_way_is_begun_again(checkout: Checkout, moment: str) -> None:
+    if moment == "created":
+        session = own_session(checkout.project, checkout.root, 60, {})
+        labels = {**session.labels("database"), "pipeline.owner": _dead_process()}
+        image = (checkout.root / "pipeline.yaml").read_text().split("image: ")[1].split()[0]
+        assert checkout.engine.create_container(name=session.name_of("database"), image=image, labels=labels, environment={}, publish=1521)
+    else:
+        checkout.configure(_image(checkout), "prepare: [{sql: sql}, {run: [sh, slow.sh]}]")
+        checkout.write("slow.sh", "touch preparing; for i in $(seq 400); do test -e resumed && exit 0; sleep 0.05; done; exit 1")
+        with checkout.begin("start-oracle") as process:
+            wait_until((checkout.root / "preparing").exists, "preparation has begun")
+            process.kill()
+        checkout.write("resumed", "")
+    checkout.start()
+    assert checkout.invoke("run-tests").code == 0
+    assert len(checkout.containers) == 1
+
+
+def test_sessions_do_not_see_each_other(checkout: Checkout) -> None:
+    own, build, named = checkout.start(), checkout.start(BUILD_TAG="jenkins-1"), checkout.start("--session", "night run")
+    assert len({said["port"] for said in (own, build, named)}) == 3
+    assert checkout.invoke("itest").code == 0
+    assert len(checkout.containers) == 3
+    assert checkout.invoke("stop-oracle").code == 0
+    assert {container.labels[SESSION] for container in checkout.containers} == {build["session"], "night run"}
+    assert checkout.invoke("run-tests", "--session", build["session"]).code == 0
+    assert checkout.invoke("run-tests").code == 43
+    assert checkout.invoke("stop-oracle", "--session", "night run").code == 0
+    assert checkout.invoke("stop-oracle", BUILD_TAG="jenkins-1").code == 0
+    checkout.assert_nothing_left()
+
+
+def test_a_running_session_is_not_silently_another_database(checkout: Checkout, faulty_image: Callable[..., str]) -> None:
+    checkout.start()
+    ended = checkout.invoke("start-oracle", "--image", faulty_image("true"))
+    assert ended.code == 10
+    assert "stop-oracle" in ended.err
+
+
+# Secrets and labels
+
+
+def test_passwords_are_nowhere_but_in_the_owner_s_files(checkout: Checkout) -> None:
+    said = checkout.invoke("start-oracle", "--json")
+    shell = (checkout.root / ".pipeline/database.sh").read_text()
+    password = shell.split("DB_PASSWORD=")[1].split("\n")[0]
+    assert len(password) >= 20
+    container = checkout.containers[0].id
+    shown = subprocess.run(["docker", "inspect", container], check=True, capture_output=True, text=True).stdout
+    assert "ORACLE_PASSWORD_FILE=" in shown
+    checkout.write("tests.py", "import os; print('the password is', os.environ['DB_PASSWORD'], file=open('out.xml', 'w'))")
+    run = checkout.invoke("run-tests")
+    stop = checkout.invoke("stop-oracle")
+    archived = "".join(path.read_text() for path in checkout.results.rglob("*") if path.is_file())
+    for text in (shown, said.out, said.err, run.out, run.err, stop.out, stop.err, archived):
+        assert password not in text
+
+
+def test_a_database_that_logs_its_password_is_masked(checkout: Checkout, faulty_image: Callable[..., str]) -> None:
+    checkout.configure(faulty_image("sh", "-c", "echo secret: $(cat $APP_USER_PASSWORD_FILE); exit 1"))
+    ended = checkout.invoke("itest")
+    assert ended.code == 40
+    assert "secret: ***" in ended.err
+    assert "secret: ***" in (checkout.results / "database.log").read_text()
+
+
+def test_everything_is_labelled_and_published_on_loopback_only(checkout: Checkout) -> None:
+    said = checkout.start()
+    found = json.loads(subprocess.run(["docker", "inspect", checkout.containers[0].id], check=True, capture_output=True).stdout)[0]
+    assert found["NetworkSettings"]["Ports"]["1521/tcp"] == [{"HostIp": "127.0.0.1", "HostPort": str(said["port"])}]
+    labels = found["Config"]["Labels"]
+    assert labels[PROJECT] == checkout.project
+    assert labels[SESSION] == said["session"]
+    assert labels["pipeline.checkout"] == str(checkout.root)
+    assert int(labels[LEASE]) > time.time() + 3600
+
+
+def test_a_volume_that_an_image_declares_is_labelled_and_goes_with_its_container(checkout: Checkout, standin_image: str) -> None:
+    image = f"pipeline-test/volume:{checkout.project}"
+    dockerfile = f"FROM {standin_image}\nVOLUME /opt/oracle/oradata\n".encode()
+    subprocess.run(["docker", "build", "--quiet", "--tag", image, "-"], input=dockerfile, check=True, capture_output=True)
+    try:
+        checkout.start("--image", image)
+        assert len(checkout.engine.list_volumes({PROJECT: checkout.project})) == 1
+        assert checkout.invoke("stop-oracle").code == 0
+        checkout.assert_nothing_left()
+    finally:
+        subprocess.run(["docker", "image", "rm", "--force", image], check=False, capture_output=True)
+
+
+def test_a_start_sweeps_what_outlived_its_lease_and_not_the_living(checkout: Checkout, make_checkout: Callable[[], Checkout]) -> None:
+    image, other = _image(checkout), make_checkout()
+
+    def leave(session: str, lease: float, project: str = checkout.project) -> str:
+        labels = {PROJECT: project, SESSION: session, LEASE: str(int(time.time() + lease))}
+        name = f"{project}-{session}"
+        container = checkout.engine.create_container(name=name, image=image, labels=labels, environment={}, publish=1521)
+        assert container
+        return container
+
+    leave("over", -10)
+    living, foreign = leave("living", 600), leave("over", -10, other.project)
+    volume = f"{checkout.project}-volume"
+    over = ["--label", f"{PROJECT}={checkout.project}", "--label", f"{SESSION}=over", "--label", f"{LEASE}=1"]
+    subprocess.run(["docker", "volume", "create", *over, volume], check=True, capture_output=True)
+    subprocess.run(["docker", "network", "create", *over, volume], check=True, capture_output=True)
+    ended = checkout.invoke("itest")
+    assert ended.code == 0, ended.err
+    assert "swept session over" in ended.err
+    assert [container.id for container in checkout.containers] == [living]
+    assert [container.id for container in other.containers] == [foreign]
+    assert checkout.engine.list_volumes({PROJECT: checkout.project}) == {}
+    assert checkout.engine.list_networks({PROJECT: checkout.project}) == {}
+
+
+# Databases and commands that fail
+
+
+def test_a_database_that_exits_is_noticed_at_once_with_its_last_words(checkout: Checkout, faulty_image: Callable[..., str]) -> None:
+    checkout.configure(faulty_image("sh", "-c", "sleep 0.5; echo no space left on device >&2; exit 3"))
+    begun = time.monotonic()
+    ended = checkout.invoke("itest")
+    assert time.monotonic() - begun < 5
+    assert ended.code == 40
+    assert "ended with exit code 3" in ended.err
+    assert "no space left on device" in ended.err
+    assert "no space left on device" in (checkout.results / "database.log").read_text()
+    assert "not started" in (checkout.results / "summary.md").read_text()
+    checkout.assert_nothing_left()
+
+
+def test_a_database_out_of_memory_says_so(checkout: Checkout, faulty_image: Callable[..., str]) -> None:
+    checkout.configure(faulty_image("python3", "-c", "a = []\nwhile True: a.append(bytearray(10_000_000))"), "memory: 64m")
+    ended = checkout.invoke("itest")
+    assert ended.code == 40
+    assert "exit code 137, out of memory" in ended.err
+    checkout.assert_nothing_left()
+
+
+_LISTEN = "import socket, time; s = socket.create_server(('', 1521)); k = []\nwhile True: k.append(s.accept())"
+
+
+@pytest.mark.parametrize(("command", "reason"), [(("sleep", "600"), "DPY-"), (("python3", "-c", _LISTEN), "stayed silent")])
+def test_a_database_that_never_gets_ready_times_out_with_the_reason(
+    checkout: Checkout, faulty_image: Callable[..., str], command: tuple[str, ...], reason: str
+) -> None:
+    checkout.configure(faulty_image(*command), "deadline: 3")
+    begun = time.monotonic()
+    ended = checkout.invoke("itest")
+    assert time.monotonic() - begun < 8
+    assert ended.code == 40
+    assert "not ready after 3 s" in ended.err
+    assert reason in ended.err
+    checkout.assert_nothing_left()
+
+
+def test_a_failing_statement_names_file_line_and_reason(checkout: Checkout) -> None:
+    checkout.write("sql/02-data.sql", "INSERT INTO customer VALUES ('x');\n\nINSERT INTO\n  customers VALUES ('y');\n")
+    ended = checkout.invoke("itest")
+    assert ended.code == 41
+    assert "sql/02-data.sql:" in ended.err
+    assert "statement 2" in ended.err
+    assert "ORA-00942" in ended.err
+    checkout.assert_nothing_left()
+
+
+def test_the_administrator_may_prepare_what_the_application_may_not(checkout: Checkout) -> None:
+    checkout.configure(_image(checkout), "prepare: [{sql: admin.sql, user: system}, {sql: sql}]")
+    checkout.write("admin.sql", 'CREATE USER auditor IDENTIFIED BY "Audit0r1";\nGRANT CREATE SESSION TO auditor;\n')
+    ended = checkout.invoke("itest")
+    assert ended.code == 0, ended.err
+    assert "admin.sql (2 statements, as system)" in ended.err
+
+
+def test_programs_may_prepare_too_and_may_fail(checkout: Checkout) -> None:
+    checkout.configure(_image(checkout), "prepare: [{sql: sql}, {run: [sh, -c, 'test -n \"$DB_JDBC_URL\" && exit 7']}]")
+    ended = checkout.invoke("start-oracle")
+    assert ended.code == 41
+    assert "exit code 7" in ended.err
+    checkout.assert_nothing_left()
+
+
+@pytest.mark.parametrize("run", [("no-such-program",), ("./mvnw", "verify")])
+def test_a_test_command_that_does_not_exist_is_known_before_a_database_starts(checkout: Checkout, run: tuple[str, ...]) -> None:
+    checkout.configure(_image(checkout), run=run)
+    ended = checkout.invoke("itest")
+    assert ended.code == 10
+    assert run[0] in ended.err
+    assert "database:" not in ended.err
+    checkout.assert_nothing_left()
+
+
+def test_an_image_that_cannot_be_pulled_is_an_error_before_anything_starts(checkout: Checkout) -> None:
+    ended = checkout.invoke("itest", "--image", "127.0.0.1:1/no/such:image")
+    assert ended.code == 22
+    assert "127.0.0.1:1/no/such:image" in ended.err
+    assert "itest.image" in ended.err
+    checkout.assert_nothing_left()
+
+
+def test_an_engine_that_goes_away_in_the_middle_is_an_error_of_its_own(checkout: Checkout) -> None:
+    checkout.write(
+        "tests.py", "import pathlib, time; pathlib.Path('testing').touch()\nwhile not pathlib.Path('go').exists(): time.sleep(0.02)"
+    )
+    with engine_proxy() as proxy:
+        process = checkout.begin("itest", DOCKER_HOST=proxy.address)
+        wait_until((checkout.root / "testing").exists, "the tests run")
+    checkout.write("go", "")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 20, err
+    assert proxy.address in err
+    (left,) = checkout.containers  # out of reach; the next start after its lease sweeps it
+    assert left.labels[SESSION].startswith("itest-")
+
+
+def test_an_engine_on_a_port_of_this_machine_is_as_good_as_a_socket(checkout: Checkout) -> None:
+    with engine_proxy() as proxy:
+        ended = checkout.invoke("itest", DOCKER_HOST=proxy.address)
+    assert ended.code == 0, ended.err
+    checkout.assert_nothing_left()
+
+
+def test_an_engine_named_by_docker_s_context_is_used(checkout: Checkout, tmp_path: Path) -> None:
+    with engine_proxy() as proxy:
+        environment = {**os.environ, "DOCKER_CONFIG": str(tmp_path / "docker")}
+        create = ["docker", "context", "create", "elsewhere", "--docker", f"host={proxy.address}"]
+        subprocess.run(create, env=environment, check=True, capture_output=True)
+        ended = checkout.invoke("itest", DOCKER_CONFIG=str(tmp_path / "docker"), DOCKER_CONTEXT="elsewhere")
+        assert ended.code == 0, ended.err
+        assert proxy.connections > 0
+
+
+def test_an_engine_whose_ports_cannot_be_reached_says_why_before_anything_starts(checkout: Checkout) -> None:
+    with engine_proxy("0.0.0.0") as proxy:
+        elsewhere = proxy.address.replace("0.0.0.0", _address_on_a_network())
+        ended = checkout.invoke("itest", DOCKER_HOST=elsewhere)
+        assert ended.code == 20
+        assert "itest.bind" in ended.err
+        assert checkout.containers == []
+        checkout.configure(_image(checkout), "prepare: [{sql: sql}]", "bind: 0.0.0.0")
+        ended = checkout.invoke("itest", DOCKER_HOST=elsewhere)
+        assert ended.code == 0, ended.err
+    checkout.assert_nothing_left()
+
+
+def test_a_user_who_comes_late_is_waited_for(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Early on a database may refuse a login that it accepts a moment later."""
+    monkeypatch.setattr(readiness, "REFUSED_PAUSES", (0.2, 0.4, 0.8, 1.6))
+    said = checkout.start()
+    password = checkout.engine.read_file(checkout.containers[0].id, f"{FILES}/system")
+    assert password
+    address = Address(said["host"], said["port"], said["service"])
+    system = ORACLE.connect(address, Account("system", Password(password.decode())))
+    late = Account("late", Password("Late1234"))
+    refusals: list[float] = []
+
+    async def log_in(patience: float) -> Answer:
+        answer = await ORACLE.log_in(address, late, patience)
+        if answer.refused:
+            refusals.append(time.monotonic())
+            if len(refusals) == 2:
+                assert system.execute('CREATE USER late IDENTIFIED BY "Late1234"') is None
+                assert system.execute("GRANT CREATE SESSION TO late") is None
+        return answer
+
+    wait_until_ready(log_in, lambda: None, lambda: False, HealthCheck(deadline=30))
+    assert len(refusals) == 2
+    assert refusals[1] - refusals[0] >= 0.2
+    system.close()
+
+
+def test_an_engine_that_does_not_answer_has_an_exit_code_of_its_own(checkout: Checkout) -> None:
+    ended = checkout.invoke("start-oracle", DOCKER_HOST="unix:///nonexistent/docker.sock")
+    assert ended.code == 20
+    assert "/nonexistent/docker.sock" in ended.err
+
+
+def _image(checkout: Checkout) -> str:
+    return (checkout.root / "pipeline.yaml").read_text().split("image: ")[1].split()[0]
+
+
+def _address_on_a_network() -> str:
+    """An address of this machine that is not a loopback address: the engine's own bridge."""
+    command = ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def _dead_process() -> str:
+    host, pid, start = current_owner().split(":")
+    return f"{host}:{pid}:{int(start) - 1}"

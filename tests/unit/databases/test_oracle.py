@@ -1,0 +1,39 @@
+"""The contract of the Oracle images."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.databases.engine import Account, Address, Password, load_engine
+from pipeline.errors import ConfigurationError
+from pipeline.plugins import ORACLE
+
+FILES = {"system": "/run/pipeline/system", "app": "/run/pipeline/app"}
+
+
+def test_the_environment_names_files_and_holds_no_password() -> None:
+    assert ORACLE.environment("app", "FREEPDB1", FILES) == {
+        "ORACLE_PASSWORD_FILE": "/run/pipeline/system",
+        "APP_USER": "app",
+        "APP_USER_PASSWORD_FILE": "/run/pipeline/app",
+    }
+
+
+@pytest.mark.parametrize(("service", "created"), [("FREEPDB1", None), ("xepdb1", None), ("XE", None), ("LEDGER", "LEDGER")])
+def test_a_service_that_the_image_does_not_bring_is_asked_for(service: str, created: str | None) -> None:
+    assert ORACLE.environment("app", service, FILES).get("ORACLE_DATABASE") == created
+
+
+def test_addresses_for_drivers() -> None:
+    assert ORACLE.jdbc_url(Address("127.0.0.1", 32768, "FREEPDB1")) == "jdbc:oracle:thin:@//127.0.0.1:32768/FREEPDB1"
+    assert ORACLE.dsn(Address("fd00::1", 1521, "XE")) == "[fd00::1]:1521/XE"
+
+
+def test_a_password_shows_stars() -> None:
+    account = Account("app", Password("Geheim1"))
+    assert "Geheim1" not in f"{account} {account!r} {account.password} {account.password!r}"
+
+
+def test_an_engine_that_is_not_installed_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="there is no database engine 'orakel'"):
+        load_engine("orakel")
