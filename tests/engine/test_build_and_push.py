@@ -8,6 +8,7 @@ import docker
 import pytest
 
 from tests.engine.conftest import Project, RegistryContainer
+from tests.engine.engine_proxy import engine_proxy
 
 
 def test_builds_pushes_and_then_has_nothing_to_do(hierarchy: Project, registry: RegistryContainer) -> None:
@@ -219,3 +220,11 @@ def test_a_build_secret_stays_out_of_image_and_log(hierarchy: Project, engine: d
     assert engine.containers.run(reference, ["cat", "/length"], remove=True).strip() == str(len(secret)).encode()
     assert secret not in json.dumps(engine.api.inspect_image(reference)) + json.dumps(engine.api.history(reference))
     assert secret not in (hierarchy.root / ".pipeline/logs/secretive.log").read_text()
+
+
+def test_an_engine_over_tcp_builds_and_pushes(hierarchy: Project) -> None:
+    with engine_proxy() as proxy:
+        hierarchy.environment["DOCKER_HOST"] = proxy.address
+        hierarchy.invoke("build", "push")
+        assert set(hierarchy.actions().values()) == {"none"}
+        assert proxy.connections > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import docker
@@ -11,6 +12,7 @@ import pytest
 
 from pipeline.adapters.docker_context import Endpoint
 from pipeline.adapters.docker_engine import DockerEngine
+from pipeline.adapters.docker_images import DockerImages
 from pipeline.errors import EngineError, ImageUnavailableError, MissingRequirementError
 from tests.engine.conftest import RegistryContainer
 
@@ -66,6 +68,9 @@ def test_an_engine_behind_ssh_is_reached_by_the_user_s_own_ssh(tmp_path: Path, m
     assert adapter.find_image("no/such:image") is None
     assert (tmp_path / "ssh.log").read_text().splitlines()[0].endswith("-T -l me -p 2222 -- build.example docker system dial-stdio")
     assert (adapter.host, adapter.is_local) == ("build.example", False)
+    with closing(DockerImages(Endpoint("ssh://me@build.example:2222"))) as images:
+        assert images.find_image("no/such:image") is None
+        assert images.info().version
 
 
 def test_without_ssh_an_engine_behind_it_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
