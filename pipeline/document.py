@@ -36,12 +36,12 @@ def read_document(path: Path, kind: type[T], defaults: dict[str, object] | None 
     loader = _Loader(text)
     try:
         root = loader.get_single_node()
-        _refuse_duplicate_keys(root, shown)
+        _check_keys(root, shown, set(), ())
         data = loader.construct_document(root) if root is not None else {}
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigurationError(f"{shown}:{line}: not valid YAML: {error.problem}", "Check the indentation and quotes there.") from error
-    except yaml.YAMLError as error:  # a character that YAML forbids has no mark
+    except (yaml.YAMLError, ValueError) as error:  # a character that YAML forbids, or a date that is none: no mark
         raise ConfigurationError(f"{shown}: not valid YAML: {error}", "Save it as plain UTF-8 text.") from error
     finally:
         loader.dispose()
@@ -51,12 +51,22 @@ def read_document(path: Path, kind: type[T], defaults: dict[str, object] | None 
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
-        raise _explained(str(error), root, kind, shown) from None
+        raise _explained(_pinpointed(str(error), data, kind), root, kind, shown) from None
 
 
 def line_of(path: Path, *place: str | int) -> int:
     """The 1-based line of a value in a YAML file that was read before; 1 where it is not written there."""
     return _line(yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader), place)
+
+
+def written_scalars(path: Path, *place: str) -> dict[str, str]:
+    """Key → text as it is written (1.10 stays 1.10) in a mapping of a YAML file that was read before."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    for part in place:
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        node = next((value for key, value in pairs if key.value == part), None)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return {key.value: value.value for key, value in pairs if isinstance(value, yaml.ScalarNode)}
 
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
@@ -68,20 +78,43 @@ def nearest(name: str, valid: typing.Iterable[str]) -> str:
     return f"Valid here: {', '.join(names)}." if names else "None is defined."
 
 
-def _refuse_duplicate_keys(node: Any, shown: str) -> None:
+def _check_keys(node: Any, shown: str, seen_nodes: set[int], above: tuple[int, ...]) -> None:
+    """Refuse keys that are no plain words or stand twice, and an alias of something that it is itself a part of."""
+    if id(node) in above:
+        line = node.start_mark.line + 1
+        raise ConfigurationError(f"{shown}:{line}: an alias refers to what it is a part of", "Write the value in place of the alias.")
+    if id(node) in seen_nodes:
+        return  # an alias: checked where its anchor stands
+    seen_nodes.add(id(node))
+    above = (*above, id(node))
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for key, value in node.value:
             line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigurationError(f"{shown}:{line}: a key must be a plain word", "Quote a value that begins with { or [.")
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 raise ConfigurationError(
                     f"{shown}:{line}: key '{key.value}' stands twice (first on line {seen[key.value]})", "Keep one of them."
                 )
-            seen[str(key.value)] = line
-            _refuse_duplicate_keys(value, shown)
+            seen[key.value] = line
+            _check_keys(value, shown, seen_nodes, above)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
-            _refuse_duplicate_keys(value, shown)
+            _check_keys(value, shown, seen_nodes, above)
+
+
+def _pinpointed(message: str, data: dict[Any, Any], kind: Any) -> str:
+    """msgspec's message with the key it leaves out: for a value of a dict its path says `[...]`."""
+    found = re.search(r" - at `\$\.(\w+)\[\.\.\.\]", message)
+    values = data.get(found[1]) if found else None
+    if found and isinstance(values, dict):
+        for key, value in values.items():
+            try:
+                msgspec.convert({**data, found[1]: {key: value}}, kind)
+            except msgspec.ValidationError as error:
+                return str(error).replace("[...]", f"[{key}]", 1)
+    return message
 
 
 def _explained(message: str, root: Any, kind: Any, shown: str) -> ConfigurationError:
@@ -134,6 +167,11 @@ def _line(node: Any, place: typing.Sequence[str | int]) -> int:
 def _fields(kind: Any, place: Place) -> list[str]:
     """The keys that are valid at `place` in a document of type `kind`; empty where it is not a Struct."""
     for part in place:
+        if typing.get_origin(kind) is typing.Annotated:
+            kind = typing.get_args(kind)[0]
+        if typing.get_origin(kind) is dict:
+            kind = typing.get_args(kind)[1]
+            continue
         kind = _struct(kind)
         if kind is None:
             return []

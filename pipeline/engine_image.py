@@ -14,6 +14,6 @@ class EngineImage:
     digests: frozenset[str]
     size: int
 
-    def is_published_as(self, name: str, digest: str) -> bool:
-        """Whether the registry's manifest `digest` of repository `name` is this image (in either of the engine's stores)."""
-        return f"{name}@{digest}" in self.digests or self.id == digest
+    def has_digest(self, digest: str) -> bool:
+        """Whether a registry's manifest `digest` is this image, whatever address it came from, in either of the engine's stores."""
+        return self.id == digest or any(known.endswith(f"@{digest}") for known in self.digests)

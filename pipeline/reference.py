@@ -17,6 +17,9 @@ _REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HEX_NAME = re.compile(r"[0-9a-f]{64}")
+_REGISTRY = re.compile(
+    r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?(?:\.[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?)*|\[[0-9a-fA-F:]+\])(?::[0-9]+)?"
+)
 MAX_NAME = 255  # registry, slash and path together
 
 
@@ -67,6 +70,8 @@ def parse_reference(text: str) -> Reference:
     if registry in ("index.docker.io", DOCKER_HUB):
         registry = DOCKER_HUB
         path = path if "/" in path else f"library/{path}"
+    if not _REGISTRY.fullmatch(registry):
+        raise _invalid(text, f"'{registry}' is not a registry", "A registry is a host with an optional port, without a scheme.")
     if not _REPOSITORY.fullmatch(path):
         raise _invalid(
             text,

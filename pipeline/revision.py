@@ -54,7 +54,7 @@ def name_revision(git: GitFacts, environ: Mapping[str, str]) -> Revision:
                     f"{name} says {said[:SHORT]}, but the checkout is at {git.commit[:SHORT]}",
                     f"Build in the checkout that the CI server made, or name the branch yourself: PIPELINE_BRANCH=… (then {name} is not asked).",
                 )
-        branch = _ci_branch(environ, git.remotes) or git.branch
+        branch = _ci_branch(environ, git) or git.branch
     if not branch:
         raise RevisionError(
             f"HEAD is detached at {git.commit[:SHORT]} and nothing names a branch",
@@ -63,14 +63,17 @@ def name_revision(git: GitFacts, environ: Mapping[str, str]) -> Revision:
     return Revision(branch, git.commit)
 
 
-def _ci_branch(environ: Mapping[str, str], remotes: tuple[str, ...]) -> str:
+def _ci_branch(environ: Mapping[str, str], git: GitFacts) -> str:
     """The branch as Jenkins or Bamboo names it; empty where neither does. A pull request is `PR-<key>`, whoever made it."""
     if environ.get("BRANCH_NAME"):  # Jenkins multibranch; PR-24 on a pull request
         return environ["BRANCH_NAME"]
     if environ.get("GIT_BRANCH"):  # Jenkins: with the name of the remote in front, which may be any name
         branch = environ["GIT_BRANCH"].removeprefix("refs/heads/").removeprefix("refs/remotes/")
         first, slash, rest = branch.partition("/")
-        return rest if slash and first in (remotes or ("origin",)) else branch
+        if branch == "detached":  # Jenkins' word for a commit that was asked for by its number
+            return ""
+        remotes = git.remotes or ("origin", first if rest == git.branch else "origin")
+        return rest if slash and first in remotes else branch
     if environ.get("bamboo_repository_pr_key"):
         return f"PR-{environ['bamboo_repository_pr_key']}"
     names = ("bamboo_planRepository_branchName", "bamboo_planRepository_branch", "bamboo_planRepository_1_branchName",

@@ -136,5 +136,5 @@ class Buildx:
                 )
         where = text.rfind("\n------\n > ")
         lines = (text[where + 1 :] if where >= 0 else text).rstrip().splitlines()
-        hint = "Free disk space: docker system df" if "no space left on device" in text else f"The whole log: {log_path}"
+        hint = "Free disk space: docker system df" if "no space left on device" in text.lower() else f"The whole log: {log_path}"
         return BuildError(f"{name} could not be built:\n" + "\n".join(f"  {line}" for line in lines[-SHOWN_LINES:]), hint)

@@ -41,7 +41,8 @@ def read_credentials(registry: str) -> Credentials | None:
     """The credentials `docker login` left for `registry` (HOST[:PORT]); None where there are none."""
     config = read_docker_config()
     key = _HUB_KEY if registry == DOCKER_HUB else registry
-    helper = (config.get("credHelpers") or {}).get(registry) or config.get("credsStore")
+    helpers = config.get("credHelpers") or {}
+    helper = helpers.get(key) or helpers.get(registry) or config.get("credsStore")
     if helper:
         return _ask_helper(str(helper), key)
     entry = next((value for name, value in (config.get("auths") or {}).items() if name == key or _host(name) == key), None)
@@ -55,7 +56,7 @@ def _from_entry(entry: dict[str, Any]) -> Credentials | None:
             user, _, password = base64.b64decode(str(entry["auth"])).decode().partition(":")
         except ValueError:
             return None
-        return Credentials(user, password.rstrip("\0"), token)
+        return Credentials(user, password.rstrip("\0"), token) if user or token else None
     if entry.get("username"):
         return Credentials(str(entry["username"]), str(entry.get("password", "")), token)
     return Credentials("", "", token) if token else None
@@ -76,7 +77,7 @@ def _ask_helper(helper: str, key: str) -> Credentials | None:
     try:
         answer = json.loads(result.stdout)
         user, secret = str(answer["Username"]), str(answer["Secret"])
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise RegistryRefusedError(f"{program} answered something that is no credential", "See docker-credential-helpers.") from error
     return Credentials("", "", secret) if user == _TOKEN_USER else Credentials(user, secret)
 

@@ -53,9 +53,9 @@ def engine_endpoint() -> Endpoint:
     """The engine that Docker's own configuration names. Raises EngineError for a context that does not exist."""
     host = os.environ.get("DOCKER_HOST")
     if host:
-        folder = os.environ.get("DOCKER_CERT_PATH")
+        folder = os.environ.get("DOCKER_CERT_PATH") or docker_config_folder()  # as the docker command does
         verify = os.environ.get("DOCKER_TLS_VERIFY", "") not in ("", "0")
-        return Endpoint(host, tls_folder=Path(folder) if folder and verify else None)
+        return Endpoint(host, tls_folder=Path(folder) if verify else None)
     name = os.environ.get("DOCKER_CONTEXT") or str(read_docker_config().get("currentContext") or "default")
     if name == "default":
         return Endpoint(DEFAULT_HOST)

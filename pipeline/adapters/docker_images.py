@@ -55,10 +55,12 @@ class DockerImages:
 
     def list_images(self, repositories: Iterable[str]) -> dict[str, EngineImage]:
         """Every tag of these repositories (REGISTRY/PATH), as reference → image; one request for all."""
-        filters = json.dumps({"reference": sorted(set(repositories))})
+        wanted = set(repositories)
+        # A pattern a folder, not one a repository: the engine compares each of its tags with each pattern.
+        filters = json.dumps({"reference": sorted({repository.rpartition("/")[0] + "/*" for repository in wanted})})
         found: dict[str, EngineImage] = {}
         for item in self._json("GET", f"/images/json?{urllib.parse.urlencode({'filters': filters})}"):
-            tags = frozenset(item.get("RepoTags") or ())
+            tags = frozenset(tag for tag in item.get("RepoTags") or () if tag.rpartition(":")[0] in wanted)
             image = EngineImage(str(item["Id"]), tags, frozenset(item.get("RepoDigests") or ()), int(item["Size"]))
             found.update(dict.fromkeys(tags, image))
         return found
@@ -168,12 +170,15 @@ class DockerImages:
         status, lines = self._send(method, path, body, headers or {})
         if status >= 400:
             raise _error(status, b"".join(lines))
-        for line in lines:
+        failure = ""
+        for line in lines:  # to the end, error or not: what is left unread would be the connection's next answer
             if line.strip():
                 event = json.loads(line)
-                if "error" in event:
-                    raise EngineError(str(event["error"]).strip())
-                yield event
+                failure = failure or str(event.get("error", "")).strip()
+                if not failure:
+                    yield event
+        if failure:
+            raise EngineError(failure, _hint_for(failure))
 
     def _send(self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str]) -> tuple[int, Iterable[bytes]]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,19 +53,21 @@ def source_url(project: Path) -> str:
     if not separator:
         return url  # user@host:path, or a folder: has no room for a password
     authority, slash, path = rest.partition("/")
-    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    return f"{scheme}://{authority.rpartition('@')[2]}{slash}{re.split('[?#]', path)[0]}"
 
 
 def _top(project: Path) -> Path:
     for folder in (project, *project.parents):
         if (folder / ".git").exists():
             return folder
-    raise RevisionError(f"{project} is not in a Git repository", "Images are named after branch and commit: git init && git add … && git commit")
+    raise RevisionError(
+        f"{project} is not in a Git repository", "Images are named after branch and commit: git init && git add … && git commit"
+    )
 
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, check=False)
+        result = subprocess.run(["git", "--literal-pathspecs", "-C", str(folder), *arguments], capture_output=True, check=False)
     except FileNotFoundError:
         raise RevisionError("git is not installed", "On Debian or Ubuntu: apt-get install git") from None
     if result.returncode:

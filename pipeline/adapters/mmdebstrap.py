@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.errors import BuildError, ImageUnavailableError
+from pipeline.errors import BuildError, ImageUnavailableError, MissingRequirementError
 
 PROGRAM = "mmdebstrap"
 
@@ -33,7 +33,9 @@ def bootstrap_suite(suites: Mapping[str, str]) -> str:
     if distribution not in suites:
         return ""
     if not shutil.which(PROGRAM):
-        raise ImageUnavailableError(f"the base could be made from {distribution}'s packages, but {PROGRAM} is not installed", f"apt-get install {PROGRAM}")
+        raise ImageUnavailableError(
+            f"the base could be made from {distribution}'s packages, but {PROGRAM} is not installed", f"apt-get install {PROGRAM}"
+        )
     return f"{distribution} {suites[distribution]}"
 
 
@@ -44,7 +46,14 @@ def make_root_filesystem(distribution: str, suite: str, archive: Path, log: Path
         # Ubuntu's minbase has no apt-get, and what images install there lies partly in universe.
         options = ["--include=apt", "--components=main,universe"] if distribution == "ubuntu" else []
         command = [PROGRAM, "--variant=minbase", *options, suite, str(archive)]
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode
+        try:
+            code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False).returncode
+        except FileNotFoundError:  # the base was found on another machine, or before the program was removed
+            raise MissingRequirementError(
+                f"the base {distribution} {suite} is made with {PROGRAM}, which is not installed", f"apt-get install {PROGRAM}"
+            ) from None
     if code:
         end = "\n".join(f"  {line}" for line in log.read_text(errors="replace").splitlines()[-15:])
-        raise BuildError(f"{PROGRAM} could not make {suite}:\n{end}", f"It needs root or user namespaces, and the package mirror. The whole log: {log}")
+        raise BuildError(
+            f"{PROGRAM} could not make {suite}:\n{end}", f"It needs root or user namespaces, and the package mirror. The whole log: {log}"
+        )

@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import re
+import socket
 import threading
 import time
 import urllib.parse
@@ -125,7 +126,8 @@ class Registry:
         scope = f"repository:{repository}:{actions}" if scope is None else scope
         reason, pause = "", 0.0
         for attempt in range(attempts):
-            time.sleep(pause)
+            if pause:
+                time.sleep(pause)  # even one of 0 s costs a switch between threads
             pause = min(FIRST_PAUSE * 4**attempt, LONGEST_PAUSE)
             try:
                 answer = self._send(method, path, headers or {}, body, scope)
@@ -135,8 +137,14 @@ class Registry:
             except (OSError, http.client.HTTPException) as error:
                 self._connections.get().close()
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                if isinstance(error, ConnectionRefusedError):
-                    break  # nobody listens there: asking again changes nothing
+                if type(error).__name__ == "SSLCertVerificationError":  # by name: plain HTTP need not import ssl
+                    hint = f"Put its authority's certificate where Docker, too, looks for it: /etc/docker/certs.d/{self.host}/ca.crt"
+                    raise RegistryUnreachableError(
+                        f"the registry {self.host} shows a certificate that is not trusted ({error})", hint
+                    ) from error
+                unknown = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
+                if unknown or isinstance(error, ConnectionRefusedError):
+                    break  # nobody listens there, or no such host: asking again changes nothing
                 continue
             if answer.status < 300 or (answer.status == 404 and missing):
                 return answer
@@ -182,7 +190,8 @@ class Registry:
 
     def _fetch_token(self, challenge: Mapping[str, str], scope: str) -> str:
         realm = urllib.parse.urlsplit(challenge.get("realm", ""))
-        query = {"service": challenge.get("service", ""), "scope": challenge.get("scope") or scope, "client_id": "pipeline"}
+        query = dict(urllib.parse.parse_qsl(realm.query))
+        query |= {"service": challenge.get("service", ""), "scope": challenge.get("scope") or scope, "client_id": "pipeline"}
         headers = {"User-Agent": "pipeline"}
         method, body, path = "GET", None, f"{realm.path}?{urllib.parse.urlencode(query)}"
         if self._credentials and self._credentials.identity_token:
@@ -206,8 +215,14 @@ class Registry:
             raise RegistryRefusedError(
                 f"the registry {self.host} refused the credentials ({response.status})", f"Log in: docker login {self.host}"
             )
-        answer: dict[str, Any] = json.loads(content)
-        return str(answer.get("token") or answer.get("access_token") or "")
+        try:
+            answer: dict[str, Any] = json.loads(content)
+            return str(answer.get("token") or answer.get("access_token") or "")
+        except (ValueError, AttributeError) as error:
+            raise RegistryRefusedError(
+                f"the token service {realm.netloc} of the registry {self.host} answered no token",
+                "Is that a registry? Look at it with a browser.",
+            ) from error
 
     def _refused(self, method: str, path: str, answer: _Answer) -> RegistryRefusedError:
         said = _explanation(answer)
@@ -229,7 +244,7 @@ class Registry:
 def is_loopback(host: str) -> bool:
     """Whether Docker, too, would speak plain HTTP to this registry: it lies on this very machine."""
     name = host.rpartition(":")[0] or host if re.search(r":\d+$", host) else host
-    return name == "localhost" or name.startswith("127.") or name == "[::1]"
+    return name in ("localhost", "[::1]") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", name))
 
 
 def _connect(address: str, plain: bool) -> http.client.HTTPConnection:

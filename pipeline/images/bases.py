@@ -92,11 +92,12 @@ def bootstrap_name(value: str) -> str:
 
 
 def external_references(hierarchy: Hierarchy) -> dict[str, ImageDefinition]:
-    """Every reference that the hierarchy takes from elsewhere, with the first definition that does."""
+    """Every reference that the hierarchy takes from elsewhere, with the first definition that does, one that is not optional if there is one."""
     found: dict[str, ImageDefinition] = {}
     for definition in hierarchy:
         for reference in ([definition.base] if definition.base else []) + [name for name in definition.uses if name not in hierarchy]:
-            found.setdefault(reference, definition)
+            if reference not in found or (found[reference].optional and not definition.optional):
+                found[reference] = definition  # whoever needs it most decides whether it may be absent
     return found
 
 
@@ -114,13 +115,19 @@ def read_bases(root: Path) -> Bases:
 def resolve_bases(hierarchy: Hierarchy, known: Bases, source: BaseSource, only_missing: bool = True) -> Bases:
     """Find out what is not known yet (with `only_missing` false: everything again).
 
-    A base that only the engine has is asked for each time: its owner may have built it anew. Raises ImageUnavailableError
+    A base that only the engine has is asked for each time: its owner may have built it anew. One that could not be had is
+    asked for again where it is needed, where the engine has it now, and on another day. Raises ImageUnavailableError
     for one that cannot be had, unless its definition is optional.
     """
     found: dict[str, Base] = {}
     for reference, definition in external_references(hierarchy).items():
         base = known.found.get(reference)
-        if base is None or base.kind == "local" or not only_missing:
+        if (
+            base is None
+            or not only_missing
+            or base.kind == "local"
+            or (base.kind == "absent" and _may_be_there(reference, definition, base, source))
+        ):
             base = _resolve(reference, definition, source)
         if base.kind == "absent" and not definition.optional:
             hint = "Give it a `bootstrap:`, make it `optional: true`, or pull it once: docker pull " + reference
@@ -150,8 +157,16 @@ def write_pins(root: Path, bases: Bases) -> tuple[str, ...]:
     return tuple(pins)
 
 
+def _may_be_there(reference: str, definition: ImageDefinition, absent: Base, source: BaseSource) -> bool:
+    return not definition.optional or absent.date != _today() or source.local_image(reference) is not None
+
+
+def _today() -> str:
+    return datetime.datetime.now(datetime.UTC).date().isoformat()
+
+
 def _resolve(reference: str, definition: ImageDefinition, source: BaseSource) -> Base:
-    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    today = _today()
     named = parse_reference(reference)
     if named.digest:
         return Base("digest", named.digest, today)
@@ -161,10 +176,19 @@ def _resolve(reference: str, definition: ImageDefinition, source: BaseSource) ->
     try:
         return Base("digest", source.remote_digest(reference), today)
     except ImageUnavailableError as error:
+        if local and local[0] == local[1]:  # a containerd image store: there, an image has a digest that was never in a registry
+            return Base("local", local[0], today)
         if local:
             return Base("digest", local[1], today)
         reason = error.message
-    suite = source.bootstrap_suite(definition.bootstrap) if definition.base == reference and definition.bootstrap else ""
+    suite = ""
+    if definition.base == reference and definition.bootstrap:
+        try:
+            suite = source.bootstrap_suite(definition.bootstrap)
+        except ImageUnavailableError as error:
+            if not definition.optional:
+                raise
+            reason = f"{reason}; {error.message}"
     return Base("bootstrap", suite, today) if suite else Base("absent", reason, today)
 
 

@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from pipeline.config import STATE_FOLDER
 from pipeline.errors import BuildError, ConfigurationError
 from pipeline.images.ignore import IgnoreRules, parse_ignore
 
 MTIME = 946684800  # 2000-01-01 UTC: the one time of every file in a context
+SMALL = 1 << 18  # bytes; up to this size a file is read in one piece
 
 
 @dataclass(frozen=True)
@@ -64,9 +66,11 @@ def read_ignore_rules(folder: Path) -> IgnoreRules:
     """The rules of `Dockerfile.dockerignore`, or else of `.dockerignore`."""
     for name in ("Dockerfile.dockerignore", ".dockerignore"):
         try:
-            return parse_ignore((folder / name).read_text(encoding="utf-8", errors="surrogateescape"))
+            return parse_ignore((folder / name).read_text(encoding="utf-8", errors="surrogateescape"), f"{folder.name}/{name}")
         except FileNotFoundError:
             continue
+        except OSError as error:
+            raise _unreadable(folder, name, error) from error
     return IgnoreRules()
 
 
@@ -103,11 +107,13 @@ def _content(path: Path) -> bytes | None:
 
 def _walk(folder: Path, prefix: str, rules: IgnoreRules) -> Iterator[Entry]:
     try:
-        children = list(os.scandir(folder / prefix))
+        children = list(os.scandir(os.path.join(folder, prefix)))
     except OSError as error:
         raise _unreadable(folder, prefix or ".", error) from error
     for child in children:
         path = prefix + child.name
+        if path == STATE_FOLDER:
+            continue  # where the context is the project itself: the log of this very build is in there
         ignored = bool(rules.patterns) and rules.ignores(path)
         if child.is_dir(follow_symlinks=False):
             if not ignored:
@@ -115,9 +121,13 @@ def _walk(folder: Path, prefix: str, rules: IgnoreRules) -> Iterator[Entry]:
             if not ignored or rules.may_bring_back:
                 yield from _walk(folder, path + "/", rules)
         elif not ignored:
-            status = child.stat(follow_symlinks=False)
-            if stat.S_ISLNK(status.st_mode):
-                yield Entry(path, "link", target=os.readlink(child.path))
+            try:
+                status = child.stat(follow_symlinks=False)
+                target = os.readlink(child.path) if stat.S_ISLNK(status.st_mode) else ""
+            except OSError as error:  # removed since the folder was listed
+                raise _unreadable(folder, path, error) from error
+            if target:
+                yield Entry(path, "link", target=target)
             elif stat.S_ISREG(status.st_mode):
                 yield _file(folder, path, status)
             elif not stat.S_ISSOCK(status.st_mode):  # Docker leaves sockets out, too
@@ -128,11 +138,12 @@ def _walk(folder: Path, prefix: str, rules: IgnoreRules) -> Iterator[Entry]:
 
 def _file(folder: Path, path: str, status: os.stat_result) -> Entry:
     try:
-        with open(folder / path, "rb", buffering=0) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with open(os.path.join(folder, path), "rb", buffering=0) as file:
+            # file_digest makes a buffer of 256 KB first, which takes longer than to read and hash a small file.
+            hashed = hashlib.sha256(file.read()) if status.st_size <= SMALL else hashlib.file_digest(file, "sha256")
     except OSError as error:
         raise _unreadable(folder, path, error) from error
-    return Entry(path, "file", executable=bool(status.st_mode & stat.S_IXUSR), digest=digest)
+    return Entry(path, "file", executable=bool(status.st_mode & stat.S_IXUSR), digest=hashed.hexdigest())
 
 
 def _unreadable(folder: Path, path: str, error: OSError) -> ConfigurationError:

@@ -10,7 +10,7 @@ from typing import Annotated
 import msgspec
 
 from pipeline.config import Config
-from pipeline.document import line_of, read_document
+from pipeline.document import line_of, read_document, written_scalars
 from pipeline.errors import ConfigurationError
 from pipeline.reference import MAX_NAME, Reference, parse_reference
 
@@ -38,7 +38,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uses: Annotated[tuple[str, ...], Doc(description="Every other image the Dockerfile takes: names of definitions, or references.")] = ()
     secrets: Annotated[tuple[str, ...], Doc(description="Build secrets the Dockerfile mounts, by name.")] = ()
     optional: Annotated[bool, Doc(description="Whether the image is left out, with a reason, where its base cannot be had.")] = False
-    platform: Annotated[str, Doc(description="Default: pipeline.yaml's.")] = ""
+    platform: Annotated[str, Doc(description="Default: pipeline.yaml's.", pattern="^([a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?)?$")] = ""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,17 @@ def read_definitions(config: Config) -> tuple[ImageDefinition, ...]:
     """All image definitions that pipeline.yaml's `images:` globs find, by file name. Raises ConfigurationError."""
     files: dict[Path, None] = {}
     for number, pattern in enumerate(config.images):
-        found = sorted(path for path in config.root.glob(pattern) if path.is_file())
+        line = line_of(config.root / "pipeline.yaml", "images", number)
+        try:
+            found = sorted(path for path in config.root.glob(pattern) if path.is_file())
+        except (ValueError, NotImplementedError, IndexError) as error:  # pathlib's words for an absolute or malformed pattern
+            what = f"pipeline.yaml:{line}: 'images': '{pattern}' is not a glob of files below it: {error}"
+            raise ConfigurationError(what, "Write it relative to pipeline.yaml, such as images/*.yaml.") from None
+        if any(".." in path.relative_to(config.root).parts for path in found):
+            raise ConfigurationError(
+                f"pipeline.yaml:{line}: 'images': '{pattern}' leads out of the project", "Move it below pipeline.yaml."
+            )
         if not found:
-            line = line_of(config.root / "pipeline.yaml", "images", number)
             raise ConfigurationError(
                 f"pipeline.yaml:{line}: 'images': no file matches '{pattern}'", "Write an image definition there, such as images/NAME.yaml."
             )
@@ -140,6 +148,8 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
     for secret in file.secrets:
         known = {"ca", *config.secrets}
         check(secret in known, f"unknown secret '{secret}'", f"Define it in pipeline.yaml's `secrets:`; known are: {', '.join(sorted(known))}.", "secrets")  # fmt: skip
+    written = written_scalars(path, "args") if file.args else {}  # 1.10 is a version, not the number 1.1
+    arguments = {key: written.get(key, str(value)) for key, value in file.args.items()}
     return ImageDefinition(
         name=name,
         file=shown,
@@ -150,7 +160,7 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
         parent=file.parent,
         bootstrap=file.bootstrap,
         description=file.description,
-        args={key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in file.args.items()},
+        args=arguments,
         uses=file.uses,
         secrets=file.secrets,
         optional=file.optional,

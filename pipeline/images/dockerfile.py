@@ -56,41 +56,49 @@ def parse_dockerfile(text: str, arguments: Mapping[str, str]) -> Dockerfile:
             words = [word for word in rest.split() if not word.startswith("--")]
             image = words[0] if words else ""
             if _VARIABLE.fullmatch(image) and _variable_name(image) == BASE_ARGUMENT:
-                has_base = True
+                has_base = BASE_ARGUMENT in values  # an ARG after the first FROM is too late
             else:
                 take(_expand(image, values), line)
             if len(words) == 3 and words[1].upper() == "AS":
                 stages.add(words[2].lower())
         elif instruction in ("COPY", "ADD"):
-            for source in re.findall(r"--from=(\S+)", rest):
+            for source in re.findall(r"--from=(\S+)", _flags(rest)):
                 take(source, line, stage_numbers=True)
         elif instruction == "RUN":
-            for mount in re.findall(r"--mount=(\S+)", rest):
+            for mount in re.findall(r"--mount=(\S+)", _flags(rest)):
                 for source in re.findall(r"(?:^|,)from=([^,\s]+)", mount):
                     take(source, line, stage_numbers=True)
     return Dockerfile(tuple(taken), frozenset(declared), has_base)
 
 
-_VARIABLE = re.compile(r"\$\{?(\w+)(?::?[-+][^}]*)?\}?")
-_HEREDOC = re.compile(r"<<-?\s*([\"']?)([A-Za-z_]\w*)\1")
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?([-+])([^}]*))?\}|(\w+))")
+_HEREDOC = re.compile(r"(?:^|\s)\d*<<-?([\"']?)([^<\s\"']+)\1(?=\s|$)")  # a word of its own; <<< and 1 << 2 are none
+
+
+def _flags(rest: str) -> str:
+    """The --flags that an instruction begins with."""
+    return rest[: re.match(r"(?:\s*--\S+)*", rest).end()]  # type: ignore[union-attr]  # matches the empty text, too
 
 
 def _variable_name(text: str) -> str:
     found = _VARIABLE.match(text)
-    return found[1] if found else ""
+    return (found[1] or found[4]) if found else ""
 
 
 def _expand(text: str, values: Mapping[str, str]) -> str:
     def value(found: re.Match[str]) -> str:
-        default = re.search(r":?-([^}]*)\}", found[0])
-        return values.get(found[1]) or (default[1] if default else "")
+        given = values.get(found[1] or found[4], "")
+        if found[2] == "+":
+            return found[3] if given else ""
+        return given or found[3] or ""
 
     return _VARIABLE.sub(value, text)
 
 
 def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
     """(first line, INSTRUCTION, the rest on one line), without comments, continuation characters and here-documents."""
-    directive = re.match(r"(?:\s*#.*\n)*?\s*#\s*escape\s*=\s*([`\\])", text, re.IGNORECASE)
+    text = text.removeprefix("\ufeff")
+    directive = re.match(r"(?:\s*#\s*\w+\s*=.*\n)*?\s*#\s*escape\s*=\s*([`\\])", text, re.IGNORECASE)
     escape = directive[1] if directive else "\\"
     lines = text.splitlines()
     position = 0
@@ -109,9 +117,10 @@ def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
                 continue
             whole += line
             break
-        instruction, _, rest = whole.strip().partition(" ")
-        if not instruction:
+        words = whole.split(maxsplit=1)
+        if not words:
             continue
+        instruction, rest = words[0], words[1].rstrip() if len(words) == 2 else ""
         if instruction.upper() in ("RUN", "COPY", "ADD"):
             for _quote, mark in _HEREDOC.findall(rest):
                 while position < len(lines) and lines[position].strip() != mark:

@@ -16,7 +16,10 @@ def draw_mermaid(hierarchy: Hierarchy) -> str:
             lines.append(f'    {key}base(["{definition.base}"]) --> {key}')
         else:
             lines.append(f"    {keys[definition.parent]} --> {key}")
-        lines += [f"    {keys[used]} -.-> {key}" if used in keys else f'    {key}uses(["{used}"]) -.-> {key}' for used in definition.uses]
+        lines += [
+            f"    {keys[used]} -.-> {key}" if used in keys else f'    {key}uses{number}(["{used}"]) -.-> {key}'
+            for number, used in enumerate(definition.uses)
+        ]
     lines.append("    classDef optional stroke-dasharray: 4")
     return "\n".join(lines)
 

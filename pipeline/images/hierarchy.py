@@ -97,7 +97,7 @@ def _in_build_order(root: Path, definitions: tuple[ImageDefinition, ...]) -> tup
                 path.pop()
             elif following in path:
                 circle = " → ".join([*path[path.index(following) :], following])
-                raise _error(root, definition, f"the images are made from each other in a circle: {circle}", "Remove one of these `parent:` or `uses:`.", "parent")  # fmt: skip
+                raise _error(root, definition, f"the images are made from each other in a circle: {circle}", "Remove one of these `parent:` or `uses:`.", "parent" if definition.parent == following else "uses")  # fmt: skip
             else:
                 stack.append((by_name[following], iter(_edges(by_name[following], by_name))))
                 path.append(following)

@@ -27,11 +27,17 @@ class IgnoreRules:
     def ignores(self, path: str) -> bool:
         """Whether `path` (relative, with slashes) is left out of the build context."""
         ignored = False
-        parents = path.split("/")
-        prefixes = ["/".join(parents[: count + 1]) for count in range(len(parents))]
-        for pattern in self.patterns:
-            if pattern.negated == ignored and any(pattern.expression.fullmatch(prefix) for prefix in prefixes):
-                ignored = not pattern.negated
+        matched = [False] * len(self.patterns)  # by the folder above
+        end = -1
+        while end < len(path):
+            end = found if (found := path.find("/", end + 1)) >= 0 else len(path)
+            ignored = False
+            for number, pattern in enumerate(self.patterns):
+                # A pattern that changes nothing is not tried, and so counts as not matched for what lies below, too.
+                if not matched[number] and pattern.negated == ignored:
+                    matched[number] = pattern.expression.fullmatch(path, 0, end) is not None
+                if matched[number]:
+                    ignored = not pattern.negated
         return ignored
 
     @property
@@ -57,14 +63,14 @@ def parse_ignore(text: str, shown: str = ".dockerignore") -> IgnoreRules:
             pattern = posixpath.normpath(pattern).lstrip("/")
             expression = re.compile(_expression(pattern), re.DOTALL)
         except (ValueError, re.error) as error:
-            hint = "Brackets need an end and something in between; write \\\\[ for a bracket itself."
+            hint = "Brackets need an end and something in between; write \\[ for a bracket itself."
             raise ConfigurationError(f"{shown}:{number}: '{line.strip()}' is not a pattern: {error}", hint) from None
         if pattern and pattern != ".":
             patterns.append(Pattern(pattern, negated, expression))
     return IgnoreRules(tuple(patterns))
 
 
-_CLASS = re.compile(r"(\^?)((?:\\.|[^\]\\])+)\]", re.DOTALL)  # what follows a [
+_CLASS = re.compile(r"(\^?+)((?:\\.|[^\]\\])+)\]", re.DOTALL)  # what follows a [
 
 
 def _expression(pattern: str) -> str:
@@ -89,6 +95,8 @@ def _expression(pattern: str) -> str:
         elif character == "\\":
             if position == len(pattern):
                 raise ValueError("nothing follows the \\")
+            if pattern[position].isascii() and pattern[position].isalnum():
+                raise ValueError(f"\\{pattern[position]} is not an escaped sign")  # to Docker, \\a is a bell and \\d a digit
             result += re.escape(pattern[position])
             position += 1
         elif character == "[":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.engine_image import EngineImage
-from pipeline.images.bases import Bases, absent_references
+from pipeline.images.bases import LOCK_FILE, Bases, absent_references
 from pipeline.images.context import BuildContext
 from pipeline.images.definition import ImageDefinition
 from pipeline.images.fingerprint import Fingerprint, Input, changes, make_fingerprint
@@ -103,15 +103,27 @@ def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str,
     return found
 
 
-def find_dirty(hierarchy: Hierarchy, changed: Collection[str], rules: Mapping[str, IgnoreRules]) -> frozenset[str]:
-    """The images with an uncommitted change in what they are made of, their parents and used images included."""
+def find_dirty(hierarchy: Hierarchy, changed: Collection[str], rules: Mapping[str, IgnoreRules], pinned: Collection[str]) -> frozenset[str]:
+    """The images with an uncommitted change in what they are made of, their parents and used images included.
+
+    `changed`: paths relative to the project; `pinned`: the references that pipeline.lock, if it changed, gives a digest.
+    """
     dirty: set[str] = set()
+    pins = set(pinned) if LOCK_FILE in changed else set()
     for definition in hierarchy:
         folder = "" if definition.context == "." else definition.context + "/"
-        own = definition.file in changed or any(
-            path.startswith(folder)
-            and (path == definition.dockerfile or path.endswith(".dockerignore") or not rules[definition.name].ignores(path[len(folder) :]))
-            for path in changed
+        own = (
+            definition.file in changed
+            or not pins.isdisjoint((definition.base, *definition.uses))
+            or any(
+                path.startswith(folder)
+                and (
+                    path == definition.dockerfile
+                    or path.endswith(".dockerignore")
+                    or not rules[definition.name].ignores(path[len(folder) :])
+                )
+                for path in changed
+            )
         )
         if own or dirty.intersection(hierarchy.needs(definition)):
             dirty.add(definition.name)
@@ -187,7 +199,7 @@ def _decide(
         return "skip", [Reason("base" if name in bases.found else "parent", text) for name, text in zip(lacking, why, strict=True)]
     if rebuild:
         return "build", [Reason("asked", "built without the cache, as asked")]
-    if digest and (image is None or not image.is_published_as(references[0].name, digest)):
+    if digest and (image is None or not image.has_digest(digest)):
         what = (
             "the registry has this content, the engine has not"
             if image is None

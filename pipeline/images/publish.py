@@ -28,6 +28,9 @@ class Shelf(Protocol):
     def digest(self, reference: Reference) -> str:
         """The digest a tag names; empty where there is no such tag."""
 
+    def check_writable(self, reference: Reference) -> None:
+        """Raise RegistryRefusedError where nothing may be pushed to the reference's repository."""
+
     def copy_tag(self, source: Reference, target: Reference) -> None:
         """Let `target` name the manifest that `source` names, in the same repository."""
 
@@ -54,6 +57,8 @@ def push_images(plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Callable
         states = list(pool.map(lambda step: [shelf.digest(reference) for reference in (step.commit, step.branch)], steps))
         for step, (commit, _) in zip(steps, states, strict=True):
             _refuse_moved(step, commit)  # before anything is pushed
+        # Asked here, since an engine takes a refused upload for a fault and tries for most of a minute (seen: 405, 50 s).
+        list(pool.map(shelf.check_writable, [step.content for step in steps if not step.registry_digest]))
         published = list(
             pool.map(lambda pair: _push_content_and_commit(pair[0], pair[1][0], uploader, shelf, say), zip(steps, states, strict=True))
         )
