@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.config import RegistryServer
-from pipeline.errors import ConfigurationError, RegistryUnreachableError
+from pipeline.errors import ConfigurationError, EngineError, RegistryUnreachableError
 from pipeline.sessions import CHECKOUT, PROJECT, ROLE
 
 PORT = 5000  # inside the container
@@ -17,6 +17,7 @@ DATA_FOLDER = "/var/lib/registry"
 SECRETS_FOLDER = "/run/pipeline"
 DEADLINE = 30.0  # seconds until it must answer
 INTERVAL = 0.05
+_FILE_HINT = "Write the password into it, as its first line, readable by you only."
 
 
 class Container(Protocol):
@@ -36,6 +37,10 @@ class Engine(Protocol):
     def find_container(self, container: str) -> Container | None: ...
 
     def create_volume(self, name: str, labels: Mapping[str, str]) -> None: ...
+
+    def list_volumes(self, labels: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]: ...
+
+    def remove_volume(self, volume: str) -> None: ...
 
     def create_container(
         self, *, name: str, image: str, labels: Mapping[str, str], environment: Mapping[str, str], publish: int, bind: str = ...,
@@ -74,7 +79,7 @@ def registry_status(engine: Engine, server: RegistryServer) -> Status:
 def start_registry(
     engine: Engine, server: RegistryServer, project: str, checkout: Path, image: Callable[[], str], answers: Callable[[], bool]
 ) -> Status:
-    """Start it, or find it running; return when it answers.
+    """Start it, or find it running; return when it answers. A new one that does not come up is taken away again.
 
     `image` is called only where a container has to be made. Raises ConfigurationError for an unreadable password file,
     RegistryUnreachableError where it does not come up, EngineError where its port is taken.
@@ -82,24 +87,11 @@ def start_registry(
     name = server_name(server)
     container = engine.find_container(name)
     if container is None:
-        labels = {PROJECT: project, CHECKOUT: str(checkout), ROLE: "registry"}
-        environment, files = _account(server, checkout)
-        reference = image()
-        engine.create_volume(name, labels)
-        engine.create_container(
-            name=name, image=reference, labels=labels, environment=environment, publish=PORT, bind=server.address,
-            host_port=server.port, volumes={name: DATA_FOLDER}, restart=True,
-        )  # fmt: skip
-        try:
-            if files:
-                engine.write_files(name, SECRETS_FOLDER, files)
+        _create(engine, server, project, checkout, image, answers)
+    else:
+        if container.state != "running":
             engine.start_container(name)
-        except BaseException:
-            engine.remove_container(name)
-            raise
-    elif container.state != "running":
-        engine.start_container(name)
-    _wait(engine, name, server, answers)
+        _wait(engine, name, server, answers)
     return registry_status(engine, server)
 
 
@@ -112,16 +104,46 @@ def stop_registry(engine: Engine, server: RegistryServer) -> bool:
     return True
 
 
+def _create(
+    engine: Engine, server: RegistryServer, project: str, checkout: Path, image: Callable[[], str], answers: Callable[[], bool]
+) -> None:
+    name = server_name(server)
+    labels = {PROJECT: project, CHECKOUT: str(checkout), ROLE: "registry"}
+    environment, files = _account(server, checkout)
+    reference = image()
+    is_new = name not in engine.list_volumes({})
+    created = None
+    try:
+        engine.create_volume(name, labels)
+        created = engine.create_container(
+            name=name, image=reference, labels=labels, environment=environment, publish=PORT, bind=server.address,
+            host_port=server.port, volumes={name: DATA_FOLDER}, restart=True,
+        )  # fmt: skip
+        if created:  # else another start was faster, and it starts it
+            if files:
+                engine.write_files(name, SECRETS_FOLDER, files)
+            engine.start_container(name)
+        _wait(engine, name, server, answers)
+    except BaseException as error:
+        if created:
+            engine.remove_container(name)  # it would be started again and again
+        if is_new:
+            engine.remove_volume(name)
+        if isinstance(error, EngineError) and any(sign in error.message for sign in ("already in use", "already allocated")):
+            raise EngineError(error.message, f"End what listens on port {server.port}, or choose another: registry_server.port") from error
+        raise
+
+
 def _account(server: RegistryServer, root: Path) -> tuple[dict[str, str], dict[str, bytes]]:
     if not server.user:
         return {}, {}
     path = root / Path(server.password_file).expanduser()
     try:
-        password = path.read_bytes().splitlines()[0]
-    except (OSError, IndexError) as error:
-        raise ConfigurationError(
-            f"registry_server.password_file: {path} holds no password ({error})", "Write one line into it, readable by you only."
-        ) from error
+        password = path.read_bytes().partition(b"\n")[0].rstrip(b"\r")
+    except OSError as error:
+        raise ConfigurationError(f"registry_server.password_file: {path} cannot be read: {error.strerror}", _FILE_HINT) from error
+    if not password:
+        raise ConfigurationError(f"registry_server.password_file: the first line of {path} is empty", _FILE_HINT)
     return {"HTPASSWD_USER": server.user, "HTPASSWD_PASSWORD_FILE": f"{SECRETS_FOLDER}/password"}, {"password": password + b"\n"}
 
 
@@ -130,10 +152,11 @@ def _wait(engine: Engine, name: str, server: RegistryServer, answers: Callable[[
     while not answers():
         container = engine.find_container(name)
         log = engine.read_log(name, 10).decode(errors="replace") if container else ""
-        if container is None or container.state != "running":
-            raise RegistryUnreachableError(f"the registry ended again:\n{log}", f"See: docker logs {name}")
+        if container is None or container.state not in ("created", "running"):  # created: by another start, which will start it
+            raise RegistryUnreachableError(f"the registry ended again:\n{log.rstrip()}", "Its reason stands above.")
         if time.monotonic() > deadline:
             raise RegistryUnreachableError(
-                f"the registry did not answer on {server.address}:{server.port} within {DEADLINE:.0f} s:\n{log}", f"See: docker logs {name}"
+                f"the registry did not answer on {server.address}:{server.port} within {DEADLINE:.0f} s:\n{log.rstrip()}",
+                "The end of its log is above.",
             )
         time.sleep(INTERVAL)

@@ -38,6 +38,14 @@ class EngineInfo:
     data_folder: str
 
 
+@dataclass(frozen=True)
+class LabelledImage:
+    """An image's tags and labels; an image that is built on it inherits them."""
+
+    tags: tuple[str, ...]
+    labels: Mapping[str, str]
+
+
 class DockerImages:
     """The images of one engine. Safe to use from several threads: each has a connection of its own."""
 
@@ -65,11 +73,12 @@ class DockerImages:
             found.update(dict.fromkeys(tags, image))
         return found
 
-    def list_labelled(self, labels: Mapping[str, str]) -> list[str]:
-        """The tags of all images that carry these labels, children before the images they are built on."""
+    def list_labelled(self, labels: Mapping[str, str]) -> list[LabelledImage]:
+        """All images that carry these labels, children before the images they are built on."""
         filters = json.dumps({"label": [f"{key}={value}" for key, value in labels.items()]})
         items = self._json("GET", f"/images/json?{urllib.parse.urlencode({'filters': filters})}")
-        return [str(tag) for item in sorted(items, key=lambda item: -int(item["Created"])) for tag in item.get("RepoTags") or ()]
+        items.sort(key=lambda item: -int(item["Created"]))
+        return [LabelledImage(tuple(item.get("RepoTags") or ()), item.get("Labels") or {}) for item in items]
 
     def find_image(self, reference: str) -> EngineImage | None:
         """One image by any name or id; None where the engine has none."""
@@ -86,7 +95,7 @@ class DockerImages:
         self._json("POST", f"/images/{urllib.parse.quote(source)}/tag?{query}")
 
     def remove_tag(self, reference: str) -> bool:
-        """Remove one tag (the image with its last one); false where it is not there. Raises EngineError if it is in use."""
+        """Remove one tag (the image with its last one); false where it is not there. Raises ImageInUseError."""
         try:
             self._json("DELETE", f"/images/{urllib.parse.quote(reference)}")
         except _NotFoundError:
@@ -238,6 +247,10 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+class ImageInUseError(EngineError):
+    """A container needs the image, so that its last tag cannot be removed."""
+
+
 class _NotFoundError(EngineError):
     pass
 
@@ -259,6 +272,8 @@ def _error(status: int, content: bytes) -> EngineError:
         message = str(json.loads(content)["message"])
     except (ValueError, KeyError, TypeError):
         message = content.decode(errors="replace").strip() or f"the engine answers {status}"
+    if status == 409 and "container" in message:
+        return ImageInUseError(message, "Remove that container first: docker rm")
     return _NotFoundError(message) if status == 404 else EngineError(message, _hint_for(message))
 
 

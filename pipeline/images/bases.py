@@ -24,6 +24,7 @@ from pipeline.images.hierarchy import Hierarchy
 from pipeline.reference import parse_reference
 
 LOCK_FILE = "pipeline.lock"
+BOOTSTRAP_REPOSITORY = "pipeline.local/bootstrap/"  # of the local images that bootstraps make
 Kind = Literal["digest", "local", "bootstrap", "absent"]
 
 
@@ -88,7 +89,7 @@ class Bases:
 
 def bootstrap_name(value: str) -> str:
     """The local image that a bootstrap such as `debian trixie` makes."""
-    return f"pipeline.local/bootstrap/{value.replace(' ', ':')}"
+    return f"{BOOTSTRAP_REPOSITORY}{value.replace(' ', ':')}"
 
 
 def external_references(hierarchy: Hierarchy) -> dict[str, ImageDefinition]:

@@ -7,14 +7,13 @@ executable bit, which is the only one git keeps. So the same content has the sam
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from pipeline.config import STATE_FOLDER
 from pipeline.errors import BuildError, ConfigurationError
@@ -88,21 +87,37 @@ def write_context(context: BuildContext, stream: IO[bytes]) -> None:
                 info.type, info.linkname, info.mode = tarfile.SYMTYPE, entry.target, 0o777
                 tar.addfile(info)
             else:
-                content = _content(context.folder / entry.path)
-                if content is None or hashlib.sha256(content).hexdigest() != entry.digest:
-                    raise BuildError(
-                        f"{context.folder.name}/{entry.path} changed while it was being built",
-                        "Run the build again when nothing writes there.",
-                    )
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
+                _send(tar, info, context.folder / entry.path, entry)
 
 
-def _content(path: Path) -> bytes | None:
+class _Hashing:
+    """A file that is hashed while it is read, so that one of any size takes little memory."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self.hash = hashlib.sha256()
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        self.hash.update(data)
+        return data
+
+
+def _send(tar: tarfile.TarFile, info: tarfile.TarInfo, path: Path, entry: Entry) -> None:
+    """Add one file. What was sent of a file that changed meanwhile is no build: the caller ends it."""
     try:
-        return path.read_bytes()
-    except OSError:
-        return None
+        with path.open("rb") as file:
+            info.size = os.fstat(file.fileno()).st_size
+            hashing = _Hashing(file)
+            tar.addfile(info, cast("IO[bytes]", hashing))
+            same = hashing.hash.hexdigest() == entry.digest
+    except BrokenPipeError:
+        raise
+    except OSError:  # gone, unreadable or shorter than it just was
+        same = False
+    if not same:
+        folder = str(path).removesuffix(entry.path).rstrip("/").rpartition("/")[2]
+        raise BuildError(f"{folder}/{entry.path} changed while it was being built", "Run the build again when nothing writes there.")
 
 
 def _walk(folder: Path, prefix: str, rules: IgnoreRules) -> Iterator[Entry]:
@@ -112,8 +127,8 @@ def _walk(folder: Path, prefix: str, rules: IgnoreRules) -> Iterator[Entry]:
         raise _unreadable(folder, prefix or ".", error) from error
     for child in children:
         path = prefix + child.name
-        if path == STATE_FOLDER:
-            continue  # where the context is the project itself: the log of this very build is in there
+        if path in (STATE_FOLDER, ".git"):
+            continue  # where the context is the whole repository: neither this build's log nor the commit is content
         ignored = bool(rules.patterns) and rules.ignores(path)
         if child.is_dir(follow_symlinks=False):
             if not ignored:

@@ -28,6 +28,7 @@ class Dockerfile:
     images: tuple[TakenImage, ...]
     arguments: frozenset[str]
     has_base: bool
+    stages: frozenset[str] = frozenset()  # in lower case, as BuildKit compares them
 
 
 def parse_dockerfile(text: str, arguments: Mapping[str, str]) -> Dockerfile:
@@ -68,7 +69,7 @@ def parse_dockerfile(text: str, arguments: Mapping[str, str]) -> Dockerfile:
             for mount in re.findall(r"--mount=(\S+)", _flags(rest)):
                 for source in re.findall(r"(?:^|,)from=([^,\s]+)", mount):
                     take(source, line, stage_numbers=True)
-    return Dockerfile(tuple(taken), frozenset(declared), has_base)
+    return Dockerfile(tuple(taken), frozenset(declared), has_base, frozenset(stages))
 
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?([-+])([^}]*))?\}|(\w+))")

@@ -127,6 +127,8 @@ def _check_dockerfile(root: Path, definition: ImageDefinition, names: set[str]) 
             )
     taken = {image.name for image in found.images}
     for number, used in enumerate(definition.uses):
+        if used.lower() in found.stages:  # a named context replaces the stage, too
+            raise _error(root, definition, f"'uses': a build stage is called '{used}', too", f"Call the stage something else: FROM {used} AS …", "uses", number)  # fmt: skip
         if used not in taken:
             raise _error(root, definition, f"'uses': the Dockerfile takes no image '{used}'", "Remove it, or name it in a FROM or COPY --from.", "uses", number)  # fmt: skip
         if used not in names:

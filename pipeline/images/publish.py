@@ -57,8 +57,9 @@ def push_images(plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Callable
         states = list(pool.map(lambda step: [shelf.digest(reference) for reference in (step.commit, step.branch)], steps))
         for step, (commit, _) in zip(steps, states, strict=True):
             _refuse_moved(step, commit)  # before anything is pushed
-        # Asked here, since an engine takes a refused upload for a fault and tries for most of a minute (seen: 405, 50 s).
-        list(pool.map(shelf.check_writable, [step.content for step in steps if not step.registry_digest]))
+        unpublished = [step.content for step in steps if not step.registry_digest]
+        if unpublished:  # the engine takes a read-only registry's refusal for a fault, and tries for most of a minute (seen: 50 s)
+            shelf.check_writable(unpublished[0])
         published = list(
             pool.map(lambda pair: _push_content_and_commit(pair[0], pair[1][0], uploader, shelf, say), zip(steps, states, strict=True))
         )

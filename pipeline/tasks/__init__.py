@@ -9,6 +9,17 @@ from invoke.collection import Collection
 
 from pipeline.tasks import clean, doctor, images, itest, registry
 
-namespace = Collection(images.build, images.push, images.plan, images.graph, doctor.doctor, clean.clean, itest.itest, itest.start_oracle, itest.run_tests, itest.stop_oracle)
+namespace = Collection(
+    images.build,
+    images.push,
+    images.plan,
+    images.graph,
+    doctor.doctor,
+    clean.clean,
+    itest.itest,
+    itest.start_oracle,
+    itest.run_tests,
+    itest.stop_oracle,
+)
 namespace.add_collection(Collection("pins", images.pins_update))
 namespace.add_collection(Collection("registry", registry.registry_start, registry.registry_stop, registry.registry_status))

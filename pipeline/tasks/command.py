@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import signal
@@ -15,7 +16,7 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from pipeline.config import STATE_FOLDER, Config, find_root, read_config
-from pipeline.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, PipelineError
+from pipeline.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, MissingRequirementError, PipelineError
 
 
 class Terminated(KeyboardInterrupt):
@@ -42,6 +43,13 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Task[Any]]:
                 raise Exit(code=0) from None
             except Exit:
                 raise
+            except OSError as error:
+                if error.errno != errno.ENOSPC:
+                    raise Exit(_bug(error), BUG_EXIT_CODE) from None
+                full = MissingRequirementError(
+                    f"the disk is full: {error.filename or 'a temporary file'}", "Free space; see: df -h, docker system df"
+                )
+                raise Exit(_told(full), full.exit_code) from None
             except Exception as error:  # noqa: BLE001 - this is the one place where a bug ends
                 raise Exit(_bug(error), BUG_EXIT_CODE) from None
             finally:

@@ -20,7 +20,7 @@ from pipeline.adapters.registry import Registry
 from pipeline.config import Config
 from pipeline.document import nearest
 from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryUnreachableError
-from pipeline.images.bases import LOCK_FILE, Bases, read_bases, remember_bases, resolve_bases
+from pipeline.images.bases import BOOTSTRAP_REPOSITORY, LOCK_FILE, Bases, read_bases, remember_bases, resolve_bases
 from pipeline.images.build import build_images, recorded_inputs
 from pipeline.images.context import read_context, read_ignore_rules, write_context
 from pipeline.images.dockerfile import parse_dockerfile
@@ -59,7 +59,11 @@ class ImageProject:
         hierarchy = self.hierarchy.only(only) if only else self.hierarchy
         with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
             # The engine leaves digests out that belong to no repository asked for.
-            repositories = {reference.name for definition in hierarchy for reference in (definition.repository, pull_reference(self.config, definition.repository))}
+            repositories = {
+                reference.name
+                for definition in hierarchy
+                for reference in (definition.repository, pull_reference(self.config, definition.repository))
+            }
             listing = pool.submit(self.engine.list_images, repositories)
             git = pool.submit(
                 read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))]
@@ -143,7 +147,7 @@ class DockerWorkshop:
         self._source = source_url(project.config.root)
 
     def prepare_base(self, step: Step) -> None:
-        if not step.base.startswith("pipeline.local/bootstrap/") or self._engine.find_image(step.base):
+        if not step.base.startswith(BOOTSTRAP_REPOSITORY) or self._engine.find_image(step.base):
             return
         distribution, _, suite = step.base.rpartition("/")[2].partition(":")
         self._say(f"{step.name}: making its base from packages of {distribution} {suite}")

@@ -122,6 +122,13 @@ def test_a_failure_stops_what_has_not_begun(make_plan: MakePlan, tmp_path: Path)
     assert caught.value.hint == "see root.log"
 
 
+def test_a_failure_stops_independent_images_too(make_plan: MakePlan, tmp_path: Path) -> None:
+    workshop = NotingWorkshop(("a",))
+    with pytest.raises(BuildError):
+        build_images(make_plan(), workshop, tmp_path, 1, quiet)
+    assert workshop.done == ["root", "a"]
+
+
 def test_keep_going_builds_the_rest_and_reports_dependents(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(("a",))
     with pytest.raises(BuildError) as caught:

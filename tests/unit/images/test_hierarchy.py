@@ -155,6 +155,14 @@ def test_each_mistake_in_a_dockerfile_is_named(images: MakeProject, text: str, u
     assert error.hint
 
 
+def test_a_stage_with_the_name_of_a_used_image_is_refused(images: MakeProject) -> None:
+    """BuildKit would replace the stage by the named context that stands for the used image."""
+    root = images({"jdk": "from: ubuntu:24.04", "tool": "parent: jdk\nuses: [jdk]"})
+    (root / "dockerfiles/tool/Dockerfile").write_text("ARG BASE_IMAGE\nFROM jdk AS JDK\nFROM ${BASE_IMAGE}\n")
+    with pytest.raises(ConfigurationError, match=r"images/tool.yaml:2: 'uses': a build stage is called 'jdk', too"):
+        read_hierarchy(read_config(root))
+
+
 def test_an_undeclared_image_that_looks_like_a_declared_one_is_suggested(images: MakeProject) -> None:
     root = images({"root": "from: x", "a": "parent: root\nuses: [jdk]\n"})
     (root / "dockerfiles/a/Dockerfile").write_text(DOCKERFILE + "FROM jdkk\n")

@@ -34,6 +34,7 @@ from pipeline.images.ignore import parse_ignore
         ("docs\n!docs/keep\ndocs/keep/not", ["docs/keep/not"], ["docs/keep"]),
         ("*\n!src\nsrc/**/*.o", ["x", "src/a.o", "src/b/c.o"], ["src", "src/a.c"]),
         ("**\n!a/b", ["a", "a/c"], ["a/b", "a/b/c"]),
+        ("a\n!a/b\na", ["a", "a/c"], ["a/b", "a/b/c"]),  # a line that changes nothing for a folder says nothing of what is in it
         # two stars
         ("**", ["a", "a/b"], []),
         ("**/foo", ["foo", "a/foo", "a/b/foo/c"], ["xfoo", "foox"]),

@@ -23,6 +23,12 @@ def fail(_context, kind):
     raise getattr(errors, kind)("what is wrong", "what to do\\nand then")
 
 @command()
+def full(_context):
+    """Write to a full disk."""
+    with open("/dev/full", "w") as file:
+        file.write("x")
+
+@command()
 def bug(_context):
     """Divide."""
     1 / 0
@@ -53,7 +59,7 @@ def greet(_context, name="you", loud=False):
     """Greet somebody."""
     print(f"hello {name}" + "!" * loud)
 
-namespace = Collection(fail, bug, wait, talk, restored, greet)
+namespace = Collection(fail, full, bug, wait, talk, restored, greet)
 '''
 
 
@@ -80,6 +86,13 @@ def invoke(folder: Path, *arguments: str) -> tuple[int, str, str]:
 def test_an_expected_error_is_told_on_stderr_with_its_hint(folder: Path, kind: str, code: int) -> None:
     assert invoke(folder, "fail", kind) == (code, "", "error: what is wrong\n  what to do\n  and then\n")
     assert not (folder / ".pipeline").exists()
+
+
+def test_a_full_disk_is_said(folder: Path) -> None:
+    code, _, err = invoke(folder, "full")
+    assert code == 50
+    assert "the disk is full" in err
+    assert "Free space" in err
 
 
 def test_a_bug_leaves_a_log(folder: Path) -> None:
