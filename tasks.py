@@ -37,7 +37,17 @@ def test(_context: Context, unit: bool = False, select: str = "") -> None:
     run_tests(["unit"] if unit else ["unit", "engine"], ["-k", select] if select else [])
 
 
-for _task in (demo, check, test):
+@command(help={"only": "One of: few, many, list, itest.", "rounds": "Runs of each side.", "save": "Keep the figures in benchmarks/results.json."})
+def bench(_context: Context, only: str = "", rounds: int = 0, save: bool = False) -> None:
+    """Measure this project beside its peers, in one run; ratios of medians."""
+    from benchmarks.command import main
+
+    code = main([*(["--only", only] if only else []), *(["--rounds", str(rounds)] if rounds else []), *(["--save"] if save else [])])
+    if code:
+        raise Exit(code=code)
+
+
+for _task in (demo, check, test, bench):
     namespace.add_task(_task)
 
 __all__ = ["namespace"]

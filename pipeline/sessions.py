@@ -183,7 +183,7 @@ def _process_start(pid: int) -> str:
     except OSError:
         return ""
     fields = text.rpartition(")")[2].split()  # proc(5): the name before may hold anything; starttime is the 22nd field
-    return fields[19]
+    return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended; only its parent has not noticed
 
 
 def _is_over(labels: Mapping[str, str], now: float) -> bool:

@@ -73,6 +73,12 @@ def parse_ignore(text: str, shown: str = ".dockerignore") -> IgnoreRules:
 _CLASS = re.compile(r"(\^?+)((?:\\.|[^\]\\])+)\]", re.DOTALL)  # what follows a [
 
 
+def _members(text: str) -> str:
+    """The inside of a bracket: single signs and ranges, every sign escaped, since Python gives some of them a meaning in there."""
+    ranges = re.findall(r"(\\.|.)(?:(-)(\\.|.))?", text, re.DOTALL)
+    return "".join(re.escape(first[-1]) + dash + (re.escape(last[-1]) if last else "") for first, dash, last in ranges)
+
+
 def _expression(pattern: str) -> str:
     """The regular expression of one pattern, as patternmatcher's `compile` makes it. Raises ValueError or re.error."""
     if pattern.startswith("**") and not re.search(r"[*?\[\]\\]", pattern[2:]) and not pattern.startswith("**/"):
@@ -103,8 +109,7 @@ def _expression(pattern: str) -> str:
             found = _CLASS.match(pattern, position)
             if not found:
                 raise ValueError("a bracket has no end")
-            members = re.sub(r"\\(.)|([^-])", lambda member: re.escape(member[1] or member[2]), found[2], flags=re.DOTALL)
-            result += f"[{found[1]}{members}]"
+            result += f"[{found[1]}{_members(found[2])}]"
             position = found.end()
         else:
             result += re.escape(character)

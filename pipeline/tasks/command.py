@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from pipeline.config import STATE_FOLDER, Config, find_root, read_config
 from pipeline.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, MissingRequirementError, PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 
 class Terminated(KeyboardInterrupt):
@@ -54,6 +57,7 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Task[Any]]:
                 raise Exit(_bug(error), BUG_EXIT_CODE) from None
             finally:
                 signal.signal(signal.SIGTERM, previous)
+                gc.freeze()  # as in pipeline.tasks: the modules that this task has imported, too
 
         made: Task[Any] = task(**options)(run)
         return made
@@ -63,6 +67,8 @@ def command(**options: Any) -> Callable[[Callable[..., None]], Task[Any]]:
 
 def read_project() -> Config:
     """The configuration of the repository that the current folder belongs to."""
+    from pipeline.config import find_root, read_config
+
     return read_config(find_root(Path.cwd()))
 
 
@@ -80,6 +86,8 @@ def _told(error: PipelineError) -> str:
 
 def _bug(error: Exception) -> str:
     import traceback
+
+    from pipeline.config import STATE_FOLDER, find_root
 
     text = "".join(traceback.format_exception(error))
     try:

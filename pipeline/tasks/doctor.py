@@ -9,12 +9,15 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
-from pipeline.config import Config
 from pipeline.errors import MissingRequirementError, PipelineError
 from pipeline.tasks.command import command, read_project
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 DISK = 10  # GB that a first build of all images and one database need
 MEMORY = 3  # GB: a database and a build beside it

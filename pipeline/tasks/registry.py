@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from invoke.context import Context
 
-from pipeline.config import Config
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.tasks.command import command, read_project, say
+
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 
 @command(name="start")

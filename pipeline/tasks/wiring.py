@@ -144,7 +144,6 @@ class DockerWorkshop:
         self._engine = project.engine
         self._say = project.say
         self._buildx = Buildx(project.endpoint, project.config.state / "logs")
-        self._source = source_url(project.config.root)
 
     def prepare_base(self, step: Step) -> None:
         if not step.base.startswith(BOOTSTRAP_REPOSITORY) or self._engine.find_image(step.base):
@@ -191,6 +190,10 @@ class DockerWorkshop:
 
     def cancel(self) -> None:
         self._buildx.cancel()
+
+    @cached_property
+    def _source(self) -> str:
+        return source_url(self._config.root)
 
     def _labels(self, step: Step) -> dict[str, str]:
         labels = {

@@ -1,0 +1,54 @@
+"""The benchmark command: measures, prints, and saves only when asked to."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from benchmarks.cases import CASES, Outcome
+from benchmarks.measure import BenchmarkError
+from benchmarks.report import as_document, describe_machine, show
+from benchmarks.stage import Stage
+
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def main(arguments: Sequence[str] = ()) -> int:
+    """Run the cases; exit code 0 if all could be measured, goals met or not, 1 if a measured command failed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="This project beside docker buildx bake and bare invoke.")
+    parser.add_argument("--only", choices=CASES, action="append", help="a case; may be given several times (default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each command (default: 7)")
+    parser.add_argument("--save", action="store_true", help=f"keep the figures in benchmarks/{RESULTS.name}")
+    options = parser.parse_args(arguments)
+    previous = signal.signal(signal.SIGTERM, _interrupt)  # unwinds like Ctrl-C, so that everything is taken away
+    outcomes: list[Outcome] = []
+    try:
+        machine = describe_machine()
+        print("\n".join(f"{name:12} {value}" for name, value in machine.items()), flush=True)
+        print(f"{options.rounds} rounds or more, in turn; smallest / median / largest\n", flush=True)
+        with Stage() as stage:
+            for name in options.only or CASES:
+                for outcome in CASES[name](stage, options.rounds):
+                    outcomes.append(outcome)
+                    print(show(outcome), flush=True)
+    except BenchmarkError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    if options.save:
+        RESULTS.write_text(json.dumps(as_document(machine, outcomes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"\nsaved: {RESULTS}")
+    return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
