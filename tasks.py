@@ -37,7 +37,9 @@ def test(_context: Context, unit: bool = False, select: str = "") -> None:
     run_tests(["unit"] if unit else ["unit", "engine"], ["-k", select] if select else [])
 
 
-@command(help={"only": "One of: few, many, list, itest.", "rounds": "Runs of each side.", "save": "Keep the figures in benchmarks/results.json."})
+@command(
+    help={"only": "One of: few, many, list, itest.", "rounds": "Runs of each side.", "save": "Keep the figures in benchmarks/results.json."}
+)
 def bench(_context: Context, only: str = "", rounds: int = 0, save: bool = False) -> None:
     """Measure this project beside its peers, in one run; ratios of medians."""
     from benchmarks.command import main

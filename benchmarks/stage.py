@@ -19,7 +19,6 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from benchmarks.measure import BenchmarkError
 from pipeline.sessions import OWNER, PROJECT, current_owner, owner_is_gone
@@ -58,7 +57,7 @@ class Stage:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._remove()
 
     def own_image(self, name: str) -> str:

@@ -65,6 +65,21 @@ def ubuntu_image(engine: docker.DockerClient) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def tiny_image(engine: docker.DockerClient, ubuntu_image: str) -> Iterator[str]:
+    """A shell and little else, 5 MB, so that an image can be carried to another engine or registry in no time."""
+    name = "pipeline-test/tiny:local"
+    dockerfile = (
+        f"FROM {ubuntu_image} AS full\n"
+        "RUN for file in /bin/sh /bin/sleep /bin/cat /bin/dd; do \\\n"
+        '      mkdir -p /out; cp --parents -L $file $(ldd $file | grep -o "/[^ ]*") /out; done\n'
+        "FROM scratch\nCOPY --from=full /out /\n"
+    )
+    subprocess.run(["docker", "buildx", "build", "--quiet", "--tag", name, "-"], input=dockerfile.encode(), capture_output=True, check=True)
+    yield name
+    engine.images.remove(name)
+
+
+@pytest.fixture(scope="session")
 def standin_image(engine: docker.DockerClient) -> str:
     return own_image("oracle-standin")
 
@@ -89,7 +104,8 @@ class RegistryContainer:
 def run_registry(engine: docker.DockerClient, **options: Any) -> RegistryContainer:
     """Start a registry container on a free port and wait until it answers."""
     options = {"environment": {}, **options}
-    container = engine.containers.run(
+    containers: Any = engine.containers  # its types know no free port on one address
+    container = containers.run(
         own_image("registry"), detach=True, labels={TEST_LABEL: RUN}, ports={"5000/tcp": ("127.0.0.1", None)}, **options
     )
 

@@ -27,7 +27,9 @@ def publish_upstream(engine: docker.DockerClient, name: str, image: str) -> None
     engine.images.remove(f"{name}:1")
 
 
-def test_a_base_is_resolved_once_and_then_remembered(project: Project, upstream: str, engine: docker.DockerClient, standin_image: str) -> None:
+def test_a_base_is_resolved_once_and_then_remembered(
+    project: Project, upstream: str, engine: docker.DockerClient, standin_image: str
+) -> None:
     first = project.run("build")
     assert first.returncode == 0, first.stderr
     assert "not pinned" in first.stderr
@@ -39,7 +41,9 @@ def test_a_base_is_resolved_once_and_then_remembered(project: Project, upstream:
     assert "not pinned" not in second.stderr
 
 
-def test_pins_update_pins_and_moves_exactly_the_descendants(project: Project, upstream: str, engine: docker.DockerClient, standin_image: str) -> None:
+def test_pins_update_pins_and_moves_exactly_the_descendants(
+    project: Project, upstream: str, engine: docker.DockerClient, standin_image: str
+) -> None:
     project.invoke("pins.update")
     lock = (project.root / "pipeline.lock").read_text()
     assert "sha256:" in lock
@@ -75,7 +79,9 @@ def test_images_are_pulled_from_the_other_address(hierarchy: Project, registry: 
 
 
 def test_a_base_that_cannot_be_pulled_is_bootstrapped_and_says_so(project: Project, engine: docker.DockerClient) -> None:
-    project.image("system", "from: 127.0.0.1:1/library/ubuntu:24.04\nbootstrap: {debian: trixie, ubuntu: noble}\n", "RUN test -x /usr/bin/apt-get\n")
+    project.image(
+        "system", "from: 127.0.0.1:1/library/ubuntu:24.04\nbootstrap: {debian: trixie, ubuntu: noble}\n", "RUN test -x /usr/bin/apt-get\n"
+    )
     project.commit()
     built = project.json("build")["images"][0]
     label = engine.images.get(built["references"][0]).labels["pipeline.base"]

@@ -43,9 +43,7 @@ class Laboratory:
     image: str
     label: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def create(
-        self, environment: Mapping[str, str], files: Mapping[str, str | bytes] | None = None, **options: Any
-    ) -> Container:
+    def create(self, environment: Mapping[str, str], files: Mapping[str, str | bytes] | None = None, **options: Any) -> Container:
         """A container with files in it, not started yet. A file's name ending in `*` makes it executable."""
         container: Container = self.client.containers.create(
             self.image,
@@ -58,16 +56,12 @@ class Laboratory:
             container.put_archive("/", _archive(files))
         return container
 
-    def start(
-        self, environment: Mapping[str, str] = SECRETS, files: Mapping[str, str | bytes] | None = None, **options: Any
-    ) -> Container:
+    def start(self, environment: Mapping[str, str] = SECRETS, files: Mapping[str, str | bytes] | None = None, **options: Any) -> Container:
         container = self.create(environment, files, **options)
         container.start()
         return container
 
-    def ready(
-        self, environment: Mapping[str, str] = SECRETS, files: Mapping[str, str | bytes] | None = None, **options: Any
-    ) -> Container:
+    def ready(self, environment: Mapping[str, str] = SECRETS, files: Mapping[str, str | bytes] | None = None, **options: Any) -> Container:
         container = self.start(environment, files, **options)
         wait_until_ready(container)
         return container
@@ -135,9 +129,7 @@ def port_of(container: Container, port: int = 1521) -> int:
 def connect(container: Container, user: str = "ledger", password: str = "", **where: str) -> oracledb.Connection:
     where = where or {"service_name": "FREEPDB1"}
     password = password or SECRETS["APP_USER_PASSWORD" if user == "ledger" else "ORACLE_PASSWORD"]
-    return oracledb.connect(
-        user=user, password=password, host="127.0.0.1", port=port_of(container), tcp_connect_timeout=10, **where
-    )
+    return oracledb.connect(user=user, password=password, host="127.0.0.1", port=port_of(container), tcp_connect_timeout=10, **where)
 
 
 def rows(container: Container, query: str, user: str = "ledger") -> list[tuple[Any, ...]]:
@@ -228,15 +220,11 @@ def test_passwords_from_the_environment_are_not_in_the_log_or_in_arguments(labor
             "Both APP_USER_PASSWORD and APP_USER_PASSWORD_FILE",
             id="user's password twice",
         ),
-        pytest.param(
-            {"ORACLE_PASSWORD": "a", "ORACLE_RANDOM_PASSWORD": "y"}, "only one of them", id="given and random"
-        ),
+        pytest.param({"ORACLE_PASSWORD": "a", "ORACLE_RANDOM_PASSWORD": "y"}, "only one of them", id="given and random"),
         pytest.param({"ORACLE_PASSWORD": "a", "APP_USER": "u"}, "without APP_USER_PASSWORD", id="user, no password"),
         pytest.param({"ORACLE_PASSWORD": "a", "APP_USER_PASSWORD": "p"}, "without APP_USER", id="password, no user"),
         pytest.param({"ORACLE_PASSWORD_FILE": "/nowhere"}, "/nowhere, which cannot be read", id="no such file"),
-        pytest.param(
-            {"ORACLE_PASSWORD": "a", "APP_USER": "a b", "APP_USER_PASSWORD": "p"}, "cannot be a user's name", id="name"
-        ),
+        pytest.param({"ORACLE_PASSWORD": "a", "APP_USER": "a b", "APP_USER_PASSWORD": "p"}, "cannot be a user's name", id="name"),
     ],
 )
 def test_bad_orders_are_refused_with_what_to_do(laboratory: Laboratory, environment: dict[str, str], said: str) -> None:
@@ -303,15 +291,12 @@ def _zipped(text: str) -> bytes:
 
 
 def test_scripts_run_in_the_order_of_their_names_and_start_scripts_at_each_start(laboratory: Laboratory) -> None:
-    shell = (
-        "printf \"INSERT INTO steps (name) VALUES ('{}');\" | DB_PASSWORD=$APP_USER_PASSWORD standin-sql $APP_USER\n"
-    )
+    shell = "printf \"INSERT INTO steps (name) VALUES ('{}');\" | DB_PASSWORD=$APP_USER_PASSWORD standin-sql $APP_USER\n"
     container = laboratory.ready(
         SECRETS,
         {
             f"{INIT}/01.sql": _TABLE + _step("sql"),
-            f"{INIT}/02/a.sql": f'CONNECT ledger/"{SECRETS["APP_USER_PASSWORD"]}"@//localhost/FREEPDB1\n'
-            + _step("sub"),
+            f"{INIT}/02/a.sql": f'CONNECT ledger/"{SECRETS["APP_USER_PASSWORD"]}"@//localhost/FREEPDB1\n' + _step("sub"),
             f"{INIT}/03.sql.gz": gzip.compress(_step("gz").encode()),
             f"{INIT}/04.sql.zip": _zipped(_step("zip")),
             f"{INIT}/05.sh": shell.format("sourced"),
@@ -442,12 +427,8 @@ def test_term_during_the_first_start_is_obeyed_and_told_apart(laboratory: Labora
     assert exit_code(container) == 143
 
 
-@pytest.mark.parametrize(
-    ("argument", "name"), [("oracle_standin.listener", "the listener"), ("postgres", "PostgreSQL")]
-)
-def test_when_one_of_its_programs_dies_the_container_ends_and_says_which(
-    laboratory: Laboratory, argument: str, name: str
-) -> None:
+@pytest.mark.parametrize(("argument", "name"), [("oracle_standin.listener", "the listener"), ("postgres", "PostgreSQL")])
+def test_when_one_of_its_programs_dies_the_container_ends_and_says_which(laboratory: Laboratory, argument: str, name: str) -> None:
     container = laboratory.ready()
     find = f'for p in $(cat /proc/1/task/1/children); do grep -qF {argument} "/proc/$p/cmdline" && kill -KILL $p; done'
     container.exec_run(["bash", "-c", find])
@@ -543,9 +524,7 @@ def sqlscript() -> ModuleType:
         pytest.param("SET ECHO ON\nPRO it's; me\nrem don't\nCOMMIT;", [(4, "COMMIT")], id="commands"),
     ],
 )
-def test_statements_are_split_as_sqlplus_splits_them(
-    sqlscript: ModuleType, text: str, expected: list[tuple[int, str]]
-) -> None:
+def test_statements_are_split_as_sqlplus_splits_them(sqlscript: ModuleType, text: str, expected: list[tuple[int, str]]) -> None:
     found = [item for item in sqlscript.read_script(text) if isinstance(item, sqlscript.Statement)]
     assert [(item.line, item.text) for item in found] == expected
 

@@ -169,10 +169,8 @@ class Supervisor:
         )
         os.close(writing)
         self._watch("the listener", self._listener)
-        await asyncio.get_running_loop().connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(self._replies), os.fdopen(reading, "rb")
-        )
-        accounts = {name: settings.system_password for name in ("SYS", "SYSTEM")} if settings else {}
+        await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(self._replies), os.fdopen(reading, "rb"))
+        accounts = dict.fromkeys(("SYS", "SYSTEM"), settings.system_password) if settings else {}
         order = {"services": state.services, "sids": state.sids, "accounts": accounts}
         paths.SERVICES_FILE.write_text("".join(f"{name}\n" for name in state.services))
         await self._tell_listener(json.dumps(order))
@@ -325,9 +323,7 @@ def _kept_login(user: str) -> Login:
     import psycopg
 
     with psycopg.connect(paths.CONNINFO) as connection:
-        row = connection.execute(
-            "SELECT password FROM seerdb_auth.accounts WHERE username = %s", (user.upper(),)
-        ).fetchone()
+        row = connection.execute("SELECT password FROM seerdb_auth.accounts WHERE username = %s", (user.upper(),)).fetchone()
     if row is None:
         if user.upper() == "SYSTEM":
             raise StartFailed("the account SYSTEM is gone from the database.")

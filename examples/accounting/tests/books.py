@@ -52,13 +52,10 @@ class Books:
             )
         return voucher
 
-    def add_booking(
-        self, voucher: str | None, debit: str | None, credit: str | None, amount: object, line: int = 1
-    ) -> None:
+    def add_booking(self, voucher: str | None, debit: str | None, credit: str | None, amount: object, line: int = 1) -> None:
         """Writes one movement of money, not committed."""
         self.execute(
-            "INSERT INTO booking (voucher, line, debit_account, credit_account, amount) "
-            "VALUES (:voucher, :line, :debit, :credit, :amount)",
+            "INSERT INTO booking (voucher, line, debit_account, credit_account, amount) VALUES (:voucher, :line, :debit, :credit, :amount)",
             voucher=voucher,
             line=line,
             debit=debit,
@@ -68,9 +65,7 @@ class Books:
 
     def balance(self, account: str) -> tuple[Decimal, Decimal, Decimal]:
         """Debit, credit and balance of an account in the trial balance."""
-        [(debit, credit, balance)] = self.select(
-            "SELECT debit, credit, balance FROM trial_balance WHERE code = :code", code=account
-        )
+        [(debit, credit, balance)] = self.select("SELECT debit, credit, balance FROM trial_balance WHERE code = :code", code=account)
         return Decimal(str(debit)), Decimal(str(credit)), Decimal(str(balance))
 
     def totals(self) -> tuple[Decimal, Decimal, Decimal]:

@@ -56,9 +56,7 @@ def connect(address: Address) -> Iterator[Connect]:
     opened: list[oracledb.Connection] = []
 
     def open_connection() -> oracledb.Connection:
-        connection = oracledb.connect(
-            user=address.user, password=address.password, dsn=address.dsn, tcp_connect_timeout=10
-        )
+        connection = oracledb.connect(user=address.user, password=address.password, dsn=address.dsn, tcp_connect_timeout=10)
         opened.append(connection)
         return connection
 

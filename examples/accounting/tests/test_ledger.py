@@ -139,9 +139,7 @@ def test_what_is_booked_stays_booked(books: Books, attack: str) -> None:
     assert refused(error) == APPEND_ONLY
     books.commit()
     assert books.balance(cash)[0] == 5
-    assert books.select("SELECT booked_on FROM entry WHERE voucher = :voucher", voucher=voucher) == [
-        (datetime(2026, 1, 31),)
-    ]
+    assert books.select("SELECT booked_on FROM entry WHERE voucher = :voucher", voucher=voucher) == [(datetime(2026, 1, 31),)]
 
 
 @pytest.mark.parametrize(
@@ -297,18 +295,14 @@ def test_voucher_is_booked_once_however_many_try(books: Books, connect: Connect)
 @pytest.mark.parametrize("day", [date(2024, 2, 29), date(1999, 12, 31), date(9999, 12, 31)])
 def test_dates_survive(books: Books, day: date) -> None:
     voucher = unique()
-    books.execute(
-        "INSERT INTO entry (voucher, booked_on, text) VALUES (:voucher, :day, 'a day')", voucher=voucher, day=day
-    )
+    books.execute("INSERT INTO entry (voucher, booked_on, text) VALUES (:voucher, :day, 'a day')", voucher=voucher, day=day)
     books.commit()
     assert books.select("SELECT booked_on FROM entry WHERE voucher = :voucher", voucher=voucher) == [
         (datetime(day.year, day.month, day.day),)
     ]
 
 
-@pytest.mark.parametrize(
-    "note", ["kurz", "Überweisung für 東京 · 12 € 😀\n" * 4000], ids=["short", "longer than 32 KiB"]
-)
+@pytest.mark.parametrize("note", ["kurz", "Überweisung für 東京 · 12 € 😀\n" * 4000], ids=["short", "longer than 32 KiB"])
 def test_text_and_notes_survive(books: Books, note: str) -> None:
     text = "Grüße, Ćevapčići & 寿司 😀 'quoted'; -- no comment"
     voucher = books.new_entry(text=text, note=note)

@@ -85,7 +85,7 @@ class Server:
                     self.wfile.write(answer.body)
                 self.close_connection = answer.close_after
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer  # noqa: N815 - the names http.server calls
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = answer
 
             def finish(self) -> None:
                 with contextlib.suppress(OSError, ValueError):
@@ -98,7 +98,7 @@ class Server:
             daemon_threads = True
             block_on_close = False
 
-            def handle_error(self, request: object, client_address: object) -> None:
+            def handle_error(self, *_: object) -> None:
                 pass
 
         self._server: socketserver.BaseServer = Quiet(("127.0.0.1", 0), Handler)
