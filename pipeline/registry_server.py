@@ -123,7 +123,7 @@ def _create(
             if files:
                 engine.write_files(name, SECRETS_FOLDER, files)
             engine.start_container(name)
-        _wait(engine, name, server, answers)
+        _wait(engine, name, server, answers, expected=not created)
     except BaseException as error:
         if created:
             engine.remove_container(name)  # it would be started again and again
@@ -147,12 +147,14 @@ def _account(server: RegistryServer, root: Path) -> tuple[dict[str, str], dict[s
     return {"HTPASSWD_USER": server.user, "HTPASSWD_PASSWORD_FILE": f"{SECRETS_FOLDER}/password"}, {"password": password + b"\n"}
 
 
-def _wait(engine: Engine, name: str, server: RegistryServer, answers: Callable[[], bool]) -> None:
+def _wait(engine: Engine, name: str, server: RegistryServer, answers: Callable[[], bool], expected: bool = False) -> None:
+    """`expected`: another start makes the container, whose name the engine reserves before anybody can find it."""
     deadline = time.monotonic() + DEADLINE
     while not answers():
         container = engine.find_container(name)
         log = engine.read_log(name, 10).decode(errors="replace") if container else ""
-        if container is None or container.state not in ("created", "running"):  # created: by another start, which will start it
+        ended = not expected if container is None else container.state not in ("created", "running")  # created: another start's
+        if ended:
             raise RegistryUnreachableError(f"the registry ended again:\n{log.rstrip()}", "Its reason stands above.")
         if time.monotonic() > deadline:
             raise RegistryUnreachableError(

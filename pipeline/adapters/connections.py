@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import socket
 import threading
 from collections.abc import Callable
 
@@ -14,9 +16,12 @@ class Connections:
         self._connect = connect
         self._local = threading.local()
         self._all: list[http.client.HTTPConnection] = []
+        self._aborted = False
 
     def get(self) -> http.client.HTTPConnection:
         """This thread's connection; its `sock` is None while it is not open."""
+        if self._aborted:
+            raise ConnectionAbortedError("interrupted")
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
         if connection is None:
             connection = self._local.connection = self._connect()
@@ -27,3 +32,11 @@ class Connections:
         """Close every thread's connection."""
         for connection in self._all:
             connection.close()
+
+    def abort(self) -> None:
+        """Break off what every thread waits for, and open no connection any more: the program was interrupted."""
+        self._aborted = True
+        for connection in self._all:
+            if connection.sock is not None:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)  # closing alone would not wake a thread that reads

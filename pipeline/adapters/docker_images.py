@@ -56,6 +56,10 @@ class DockerImages:
     def close(self) -> None:
         self._connections.close()
 
+    def abort(self) -> None:
+        """Break off every request, for good."""
+        self._connections.abort()
+
     def info(self) -> EngineInfo:
         """What the engine says of itself; raises EngineError where none answers."""
         found = self._json("GET", "/info")

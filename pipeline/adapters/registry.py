@@ -74,6 +74,10 @@ class Registry:
     def close(self) -> None:
         self._connections.close()
 
+    def abort(self) -> None:
+        """Break off every request, for good."""
+        self._connections.abort()
+
     def ping(self) -> None:
         """Raise RegistryUnreachableError or RegistryRefusedError unless the registry answers and lets us in."""
         self._request("GET", "/v2/", scope="", attempts=1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -50,10 +51,15 @@ def check_publishable(plan: BuildPlan, allow_dirty: bool) -> None:
         )
 
 
-def push_images(plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Callable[[str], None]) -> tuple[Result, ...]:
-    """Publish every image of the plan. Raises RegistryRefusedError for an immutable tag that names another image."""
+def push_images(
+    plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Callable[[str], None], abort: Callable[[], None] = lambda: None
+) -> tuple[Result, ...]:
+    """Publish every image of the plan. Raises RegistryRefusedError for an immutable tag that names another image.
+
+    `abort` breaks off what is under way, and is called when a person or a CI server interrupts.
+    """
     steps = [step for step in plan.steps if step.action != "skip"]
-    with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool:
+    with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool, _aborted_by_interrupts(pool, abort):
         states = list(pool.map(lambda step: [shelf.digest(reference) for reference in (step.commit, step.branch)], steps))
         for step, (commit, _) in zip(steps, states, strict=True):
             _refuse_moved(step, commit)  # before anything is pushed
@@ -66,6 +72,16 @@ def push_images(plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Callable
         results = list(pool.map(lambda pair: _move_branch(pair[0], pair[1][1], shelf, say), zip(published, states, strict=True)))
     by_name = {result.step.name: result for result in results}
     return tuple(by_name.get(step.name) or Result(step, "skip", "", 0.0) for step in plan.steps)
+
+
+@contextlib.contextmanager
+def _aborted_by_interrupts(pool: ThreadPoolExecutor, abort: Callable[[], None]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        pool.shutdown(wait=False, cancel_futures=True)
+        abort()  # the pool is left when its threads are done
+        raise
 
 
 def _refuse_moved(step: Step, commit: str) -> None:

@@ -49,6 +49,11 @@ class ImageProject:
         self.engine.close()
         self.registry.close()
 
+    def abort(self) -> None:
+        """Break off every request to the engine and to the registry, for good."""
+        self.engine.abort()
+        self.registry.abort()
+
     @cached_property
     def hierarchy(self) -> Hierarchy:
         return read_hierarchy(self.config)
