@@ -40,7 +40,7 @@ class Engine(Protocol):
 
     def list_volumes(self, labels: Mapping[str, str]) -> Mapping[str, Mapping[str, str]]: ...
 
-    def remove_volume(self, volume: str) -> None: ...
+    def remove_volume(self, volume: str) -> object: ...
 
     def create_container(
         self, *, name: str, image: str, labels: Mapping[str, str], environment: Mapping[str, str], publish: int, bind: str = ...,
@@ -95,11 +95,21 @@ def start_registry(
     return registry_status(engine, server)
 
 
-def stop_registry(engine: Engine, server: RegistryServer) -> bool:
-    """Remove its container; the data stays in the volume. False where none was there."""
+def stop_registry(engine: Engine, server: RegistryServer, checkout: Path) -> bool:
+    """Remove its container; the data stays in the volume. False where none was there.
+
+    Raises ConfigurationError for a registry that another checkout started, and others may be using.
+    """
     name = server_name(server)
-    if engine.find_container(name) is None:
+    container = engine.find_container(name)
+    if container is None:
         return False
+    owner = container.labels.get(CHECKOUT, "")
+    if owner != str(checkout):
+        raise ConfigurationError(
+            f"the registry on port {server.port} was started in {owner or 'no checkout of this project'}, not here",
+            f"Stop it there, or by hand: docker rm --force {name}",
+        )
     engine.remove_container(name)
     return True
 

@@ -252,13 +252,13 @@ class DockerEngine:
                 if error.status_code != 409:  # "removal … is already in progress"
                     raise
 
-    def remove_network(self, network: str) -> None:
-        """Remove; one that is gone or still in use is no error."""
-        self._remove(f"remove the network {network}", functools.partial(self._api.remove_network, network))
+    def remove_network(self, network: str) -> bool:
+        """Remove; one that is gone or still in use is no error, and not removed."""
+        return self._remove(f"remove the network {network}", functools.partial(self._api.remove_network, network))
 
-    def remove_volume(self, volume: str) -> None:
-        """Remove; one that is gone or still in use is no error."""
-        self._remove(f"remove the volume {volume}", functools.partial(self._api.remove_volume, volume))
+    def remove_volume(self, volume: str) -> bool:
+        """Remove; one that is gone or still in use is no error, and not removed."""
+        return self._remove(f"remove the volume {volume}", functools.partial(self._api.remove_volume, volume))
 
     def read_log(self, container: str, lines: int = 0) -> bytes:
         """What the container wrote so far, or only its last `lines`; empty where it is gone."""
@@ -270,7 +270,7 @@ class DockerEngine:
             except docker.errors.NotFound:
                 return b""
 
-    def _remove(self, doing: str, call: Any) -> None:
+    def _remove(self, doing: str, call: Any) -> bool:
         import docker.errors
 
         with self._translated(doing):
@@ -279,6 +279,8 @@ class DockerEngine:
             except docker.errors.APIError as error:
                 if error.status_code not in (403, 404, 409):  # 403: a network with active endpoints; 409: a volume in use
                     raise
+                return False
+        return True
 
     @functools.cached_property
     def _api(self) -> Any:  # docker-py's own types stop half-way

@@ -38,11 +38,9 @@ def clean(_context: Context, images: bool = False) -> None:
         engine.remove_container(container.id)
         say(f"removed the container {container.name}")
     for network in engine.list_networks(mark):
-        engine.remove_network(network)
-        say(f"removed the network {network}")
+        say(f"{'removed' if engine.remove_network(network) else 'kept'} the network {network}")
     for volume in engine.list_volumes(mark):
-        engine.remove_volume(volume)
-        say(f"removed the volume {volume}")
+        say(f"{'removed' if engine.remove_volume(volume) else 'kept'} the volume {volume}")
     if images:
         store = DockerImages(engine_endpoint())
         for tag in [tag for image in store.list_labelled({PROJECT: config.project}) for tag in made_tags(image.tags, image.labels)]:

@@ -63,9 +63,10 @@ def push(_context: Context, only: list[str], allow_dirty: bool = False, json: bo
         plan_made = project.plan(only, need_registry=True)
         check_publishable(plan_made, allow_dirty)
         results = push_images(plan_made, project.engine, RegistryShelf(project.registry), say, project.abort)
-        sizes = read_sizes(project.config.state, results, project.size)
-        path = write_release(project.config.state, describe_release(plan_made, results, sizes))
-    say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
+        if not only:  # a release is all images of a revision
+            sizes = read_sizes(project.config.state, results, project.size)
+            path = write_release(project.config.state, describe_release(plan_made, results, sizes))
+            say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
     if json:
         _print_json(as_json(results))
 

@@ -34,9 +34,9 @@ def registry_stop(_context: Context) -> None:
     from pipeline.adapters.docker_engine import DockerEngine
     from pipeline.registry_server import registry_status, stop_registry
 
-    server = read_project().registry_server
-    engine = DockerEngine()
-    stopped = stop_registry(engine, server)
+    config = read_project()
+    server, engine = config.registry_server, DockerEngine()
+    stopped = stop_registry(engine, server, config.root)
     status = registry_status(engine, server)
     print(f"registry {status.address}: " + (f"stopped (data in the volume {status.volume})" if stopped else "was not running"))
 

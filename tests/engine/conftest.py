@@ -207,7 +207,7 @@ def project(tmp_path: Path, engine: docker.DockerClient, registry: RegistryConta
     made.write("tasks.py", "from pipeline.tasks import namespace\n")
     made.write(".gitignore", ".pipeline/\n__pycache__/\n")
     yield made
-    remove_images(engine, f"{registry.host}/{namespace}/*")
+    remove_images(engine, f"*/{namespace}/*")
 
 
 def remove_images(engine: docker.DockerClient, pattern: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -169,3 +170,13 @@ def test_clean_takes_it_away_with_its_data_and_nothing_else(server: Project, eng
         assert volumes_of(server, engine) == [neighbour.name]
     finally:
         neighbour.remove()
+
+
+def test_a_registry_of_another_checkout_is_not_stopped(server: Project, tmp_path: Path) -> None:
+    server.invoke("registry.start")
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(server.root, elsewhere)
+    refused = Project(elsewhere, server.registry, server.namespace).run("registry.stop")
+    assert refused.returncode == 10
+    assert str(server.root) in refused.stderr
+    assert "running" in server.invoke("registry.status")
