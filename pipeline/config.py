@@ -12,6 +12,7 @@ import msgspec
 
 from pipeline.document import line_of, read_document
 from pipeline.errors import ConfigurationError
+from pipeline.reference import COMPONENT, REPOSITORY
 
 CONFIG_FILE = "pipeline.yaml"
 STATE_FOLDER = ".pipeline"  # beside pipeline.yaml; git-ignored; nothing in it is needed to be right, only to be quick
@@ -144,8 +145,8 @@ def read_config(root: Path) -> Config:
         check(not port or 0 < int(port[1]) < 65536, key, f"'{host}' has no valid port", "A port is a number from 1 to 65535.")
     check(bool(file.registry), "registry", "is empty", "Name the registry to push to, such as 127.0.0.1:5000.")
     lower = "Use lower-case letters, digits and single separators (. _ -), parts divided by a slash, such as team/base."
-    check(bool(_PATH.fullmatch(file.namespace)), "namespace", f"'{file.namespace}' is not a repository path", lower)
-    check(not file.project or bool(_PATH.fullmatch(file.project)), "project", f"'{file.project}' is not a project name", lower)
+    check(bool(REPOSITORY.fullmatch(file.namespace)), "namespace", f"'{file.namespace}' is not a repository path", lower)
+    check(not file.project or bool(REPOSITORY.fullmatch(file.project)), "project", f"'{file.project}' is not a project name", lower)
     for name, secret in file.secrets.items():
         check(bool(secret.file) != bool(secret.env), f"secrets.{name}", "needs exactly one of file and env", "Keep one of the two.")
     for number, step in enumerate(file.itest.prepare):
@@ -177,6 +178,4 @@ def config_schema() -> dict[str, object]:
     return msgspec.json.schema(_File)
 
 
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"  # OCI distribution spec, "Pulling manifests"
-_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
-_REGISTRY = re.compile(rf"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?(?:/{_COMPONENT})*")
+_REGISTRY = re.compile(rf"(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9a-fA-F:]+\])(?::[0-9]{{1,5}})?(?:/{COMPONENT})*")

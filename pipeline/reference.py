@@ -12,8 +12,8 @@ from pipeline.errors import ConfigurationError
 
 DOCKER_HUB = "docker.io"
 
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_REPOSITORY = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"  # OCI distribution specification, "Pulling manifests"
+REPOSITORY = re.compile(rf"{COMPONENT}(?:/{COMPONENT})*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _HEX_NAME = re.compile(r"[0-9a-f]{64}")
@@ -72,7 +72,7 @@ def parse_reference(text: str) -> Reference:
         path = path if "/" in path else f"library/{path}"
     if not _REGISTRY.fullmatch(registry):
         raise _invalid(text, f"'{registry}' is not a registry", "A registry is a host with an optional port, without a scheme.")
-    if not _REPOSITORY.fullmatch(path):
+    if not REPOSITORY.fullmatch(path):
         raise _invalid(
             text,
             f"'{path}' is not a repository",

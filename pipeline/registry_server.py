@@ -89,6 +89,11 @@ def start_registry(
     if container is None:
         _create(engine, server, project, checkout, image, answers)
     else:
+        if _settings(server).items() - container.labels.items():
+            raise ConfigurationError(
+                f"the registry on port {server.port} was started with another address or user than registry_server now says",
+                "Stop it first, its data stays: invoke registry.stop",
+            )
         if container.state != "running":
             engine.start_container(name)
         _wait(engine, name, server, answers)
@@ -114,11 +119,16 @@ def stop_registry(engine: Engine, server: RegistryServer, checkout: Path) -> boo
     return True
 
 
+def _settings(server: RegistryServer) -> dict[str, str]:
+    """What a running registry cannot change, as labels."""
+    return {"pipeline.registry.address": server.address, "pipeline.registry.user": server.user}
+
+
 def _create(
     engine: Engine, server: RegistryServer, project: str, checkout: Path, image: Callable[[], str], answers: Callable[[], bool]
 ) -> None:
     name = server_name(server)
-    labels = {PROJECT: project, CHECKOUT: str(checkout), ROLE: "registry"}
+    labels = {PROJECT: project, CHECKOUT: str(checkout), ROLE: "registry", **_settings(server)}
     environment, files = _account(server, checkout)
     reference = image()
     is_new = name not in engine.list_volumes({})

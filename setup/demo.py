@@ -39,17 +39,17 @@ class Demo:
         self.invoke("registry", "registry.start")
         built = self.invoke("build", "build", "--json")
         pushed = self.invoke("push", "push", "--allow-dirty", "--json")
-        self.invoke("itest", "itest")
+        self.invoke("itest", "itest", capture=False)
         return self.summary(json.loads(built), json.loads(pushed))
 
-    def invoke(self, name: str, *arguments: str) -> str:
+    def invoke(self, name: str, *arguments: str, capture: bool = True) -> str:
         print(f"\n── invoke {' '.join(argument for argument in arguments if argument != '--json')}", file=sys.stderr, flush=True)
-        return self.step(name, [INVOKE, *arguments])
+        return self.step(name, [INVOKE, *arguments], capture)
 
-    def step(self, name: str, command: Sequence[str]) -> str:
-        """Run a command, its progress visible; return its standard output."""
+    def step(self, name: str, command: Sequence[str], capture: bool = True) -> str:
+        """Run a command, its progress on stderr; return its standard output, or let it be seen."""
         start = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE if capture else None, text=True)
         try:
             output, _ = process.communicate()
         except BaseException:  # Ctrl-C reached the command, too: wait until it has cleaned up
@@ -58,9 +58,9 @@ class Demo:
             raise
         self.times[name] = time.monotonic() - start
         if process.returncode:
-            print(output, file=sys.stderr)
+            print(output or "", file=sys.stderr)
             raise StepFailedError(name, process.returncode)
-        return output
+        return output or ""
 
     def summary(self, built: dict[str, Any], pushed: dict[str, Any]) -> str:
         config = read_config(ROOT)

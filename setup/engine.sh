@@ -3,14 +3,14 @@
 #   - as root on Debian or Ubuntu where no service manager runs (a disposable machine), or
 #   - with PIPELINE_INSTALL_ENGINE=1, or
 #   - after a yes on a terminal.
-# Anywhere else it stops and says what to install. Exit 0: an engine answers. Exit 1: it does not.
+# Anywhere else it stops and says what to install. Exit 0: an engine answers. Exit 50: it does not.
 set -eu
 
 log_file=${PIPELINE_ENGINE_LOG:-/var/log/dockerd.log}
 wanted="docker.io docker-buildx mmdebstrap iptables iproute2 ca-certificates"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
-stop() { say "$1"; shift; for line in "$@"; do printf '       %s\n' "$line" >&2; done; exit 1; }
+stop() { say "$1"; shift; for line in "$@"; do printf '       %s\n' "$line" >&2; done; exit 50; }
 
 engine_answers() { command -v docker >/dev/null 2>&1 && docker version --format '{{.Server.Version}}' >/dev/null 2>&1; }
 buildx_answers() { docker buildx version >/dev/null 2>&1; }

@@ -33,6 +33,15 @@ class BuildRequest:
     use_cache: bool = True
 
 
+def read_version() -> str:
+    """What buildx calls itself; empty where the docker command or its buildx is not installed."""
+    try:
+        result = subprocess.run(["docker", "buildx", "version"], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return ""
+    return result.stdout.strip() if result.returncode == 0 else ""
+
+
 class Buildx:
     """Builds on the engine at `endpoint`; `cancel` ends whatever is being built. Safe to use from several threads."""
 

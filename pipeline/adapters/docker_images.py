@@ -38,14 +38,6 @@ class EngineInfo:
     data_folder: str
 
 
-@dataclass(frozen=True)
-class LabelledImage:
-    """An image's tags and labels; an image that is built on it inherits them."""
-
-    tags: tuple[str, ...]
-    labels: Mapping[str, str]
-
-
 class DockerImages:
     """The images of one engine. Safe to use from several threads: each has a connection of its own."""
 
@@ -77,12 +69,12 @@ class DockerImages:
             found.update(dict.fromkeys(tags, image))
         return found
 
-    def list_labelled(self, labels: Mapping[str, str]) -> list[LabelledImage]:
-        """All images that carry these labels, children before the images they are built on."""
+    def list_labelled(self, labels: Mapping[str, str]) -> list[str]:
+        """The tags of all images that carry these labels, children before the images they are built on."""
         filters = json.dumps({"label": [f"{key}={value}" for key, value in labels.items()]})
         items = self._json("GET", f"/images/json?{urllib.parse.urlencode({'filters': filters})}")
         items.sort(key=lambda item: -int(item["Created"]))
-        return [LabelledImage(tuple(item.get("RepoTags") or ()), item.get("Labels") or {}) for item in items]
+        return [str(tag) for item in items for tag in item.get("RepoTags") or ()]
 
     def find_image(self, reference: str) -> EngineImage | None:
         """One image by any name or id; None where the engine has none."""

@@ -12,7 +12,7 @@ import msgspec
 from pipeline.config import Config
 from pipeline.document import line_of, read_document, written_scalars
 from pipeline.errors import ConfigurationError
-from pipeline.reference import MAX_NAME, Reference, parse_reference
+from pipeline.reference import COMPONENT, MAX_NAME, REPOSITORY, Reference, parse_reference
 
 Doc = msgspec.Meta
 APPLICATION_FILE = "image.yaml"  # lies beside its Dockerfile; every other file describes the folder dockerfiles/NAME
@@ -126,7 +126,7 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
         except ConfigurationError as error:
             check(False, f"'from': {error.message}", error.hint, "from")
     repository = file.repository or name
-    check(bool(_PATH.fullmatch(repository)), f"'{repository}' is not a repository path", "Use lower-case letters, digits, single separators and slashes.", "repository")  # fmt: skip
+    check(bool(REPOSITORY.fullmatch(repository)), f"'{repository}' is not a repository path", "Use lower-case letters, digits, single separators and slashes.", "repository")  # fmt: skip
     host, _, prefix = config.registry.partition("/")
     reference = Reference(host, "/".join(part for part in (prefix, config.namespace, repository) if part))
     check(
@@ -167,6 +167,4 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
     )
 
 
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_NAME = re.compile(_COMPONENT)
-_PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
+_NAME = re.compile(COMPONENT)

@@ -1,6 +1,6 @@
 """What an image is made of, as one value: two builds with the same fingerprint make the same image.
 
-In it: the schema version below, the platform, the Dockerfile and every entry of the context (path, kind, executable bit,
+In it: the schema version below, the platform, the description (a label), the Dockerfile and every entry of the context (path, kind, executable bit,
 content hash or link target), the build arguments the Dockerfile declares, the base, and the fingerprints of parent and used
 images. Not in it: branch, commit, date (one image serves many commits), secrets and proxy settings.
 """

@@ -88,7 +88,7 @@ def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str,
     """The fingerprint of every image, parents first. `dockerfile_arguments`: which ARGs each Dockerfile declares."""
     found: dict[str, Fingerprint] = {}
     for definition in hierarchy:
-        inputs = [Input("platform", "", definition.platform)]
+        inputs = [Input("platform", "", definition.platform), Input("description", "", definition.description)]
         entries = contexts[definition.name].entries
         inputs += [Input("dockerfile" if entry.path == "Dockerfile" else "file", entry.path, entry.identity) for entry in entries]
         inputs += [

@@ -86,10 +86,14 @@ def _aborted_by_interrupts(pool: ThreadPoolExecutor, abort: Callable[[], None]) 
 
 def _refuse_moved(step: Step, commit: str) -> None:
     if commit and step.registry_digest and commit != step.registry_digest and not step.dirty:
-        raise RegistryRefusedError(
-            f"{step.commit} names another image already ({commit[:19]}…, not {step.registry_digest[:19]}…): a commit's tag never moves",
-            "Something outside Git went into this image (a git-ignored file, a base that moved); commit again, or find out with: invoke plan",
-        )
+        raise _moved(step, commit, step.registry_digest)
+
+
+def _moved(step: Step, named: str, wanted: str) -> RegistryRefusedError:
+    return RegistryRefusedError(
+        f"{step.commit} names another image already ({named[:19]}…, not {wanted[:19]}…): a commit's tag never moves",
+        "Something outside Git went into this image (a git-ignored file, a base that moved); commit again, or find out with: invoke plan",
+    )
 
 
 def _push_content_and_commit(step: Step, commit: str, uploader: Uploader, shelf: Shelf, say: Callable[[str], None]) -> Result:
@@ -102,14 +106,15 @@ def _push_content_and_commit(step: Step, commit: str, uploader: Uploader, shelf:
         say(f"{step.name}: pushed {step.content}")
     if commit and commit != digest and not step.dirty:
         # the content tag was not there when asked first, so this could not be seen before
-        raise RegistryRefusedError(
-            f"{step.commit} names another image already ({commit[:19]}…): a commit's tag never moves", "Commit again."
-        )
+        raise _moved(step, commit, digest)
     if commit != digest:
         shelf.copy_tag(step.content, step.commit)
         _verified(shelf, step.commit, digest)
         action = "tag" if action == "none" else action
-    return Result(step, action, step.image.id if step.image else "", time.monotonic() - start, digest)
+    beaten = step.image is not None and step.action == "pull"
+    if beaten:
+        say(f"{step.name}: the registry's image of this content wins; the engine's own build of it was not pushed")
+    return Result(step, action, step.image.id if step.image and not beaten else "", time.monotonic() - start, digest)
 
 
 def _move_branch(result: Result, branch: str, shelf: Shelf, say: Callable[[str], None]) -> Result:

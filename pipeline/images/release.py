@@ -35,13 +35,20 @@ def describe_release(plan: BuildPlan, results: tuple[Result, ...], sizes: Mappin
     }
 
 
-def read_sizes(state: Path, results: tuple[Result, ...], ask: Callable[[Reference], int]) -> dict[str, int]:
-    """Image name → bytes; a digest that the last release had already is not asked for again."""
+def take_release(state: Path) -> dict[str, int]:
+    """Take the last release away, since it is not that of what is published now; digest → size of what was in it."""
+    path = state / RELEASE_FILE
     try:
-        last = json.loads((state / RELEASE_FILE).read_text(encoding="utf-8"))["images"].values()
+        last = json.loads(path.read_text(encoding="utf-8"))["images"].values()
         known = {image["digest"]: int(image["size"]) for image in last if "digest" in image}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         known = {}
+    path.unlink(missing_ok=True)
+    return known
+
+
+def image_sizes(results: tuple[Result, ...], known: Mapping[str, int], ask: Callable[[Reference], int]) -> dict[str, int]:
+    """Image name → bytes; `ask` only for a digest that is not known."""
     return {
         result.step.name: known.get(result.digest) or ask(result.step.content.with_digest(result.digest))
         for result in results

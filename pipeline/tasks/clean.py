@@ -3,32 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
 from pipeline.tasks.command import command, read_project, say
 
-
-def made_tags(tags: Collection[str], labels: Mapping[str, str]) -> list[str]:
-    """Those of an image's tags that the pipeline gave it: in a repository where it has the content tag of its fingerprint.
-
-    The labels alone prove nothing: an image that somebody else made from ours inherits them.
-    """
-    from pipeline.images.bases import BOOTSTRAP_REPOSITORY
-    from pipeline.revision import content_tag
-
-    content = content_tag(labels["pipeline.fingerprint"]) if "pipeline.fingerprint" in labels else ""
-    repositories = {repository for repository, _, tag in (tag.rpartition(":") for tag in tags) if tag == content}
-    return [tag for tag in tags if tag.rpartition(":")[0] in repositories or tag.startswith(BOOTSTRAP_REPOSITORY)]
+if TYPE_CHECKING:
+    from pipeline.config import Config
 
 
 @command(help={"images": "Remove the images of this project from the engine, too (not from any registry)."})
 def clean(_context: Context, images: bool = False) -> None:
     """Remove this checkout's containers, networks, volumes and .pipeline/; with --images its images, too."""
-    from pipeline.adapters.docker_context import engine_endpoint
     from pipeline.adapters.docker_engine import DockerEngine
-    from pipeline.adapters.docker_images import DockerImages, ImageInUseError
     from pipeline.sessions import CHECKOUT, PROJECT
 
     config = read_project()
@@ -42,13 +30,29 @@ def clean(_context: Context, images: bool = False) -> None:
     for volume in engine.list_volumes(mark):
         say(f"{'removed' if engine.remove_volume(volume) else 'kept'} the volume {volume}")
     if images:
-        store = DockerImages(engine_endpoint())
-        for tag in [tag for image in store.list_labelled({PROJECT: config.project}) for tag in made_tags(image.tags, image.labels)]:
-            try:
-                if store.remove_tag(tag):
-                    say(f"removed the image {tag}")
-            except ImageInUseError as error:
-                say(f"kept the image {tag}: {error.message}")
+        _remove_images(config)
     if config.state.exists():
         shutil.rmtree(config.state)
         say(f"removed {config.state}")
+
+
+def _remove_images(config: Config) -> None:
+    """The images of this repository's definitions, and the bases that were bootstrapped for them.
+
+    An image that somebody else made from ours has inherited the labels, but not the repository.
+    """
+    from pipeline.adapters.docker_images import ImageInUseError
+    from pipeline.images.bases import BOOTSTRAP_REPOSITORY
+    from pipeline.sessions import PROJECT
+    from pipeline.tasks.wiring import ImageProject, pull_reference
+
+    with ImageProject(config, say) as project:
+        definitions = project.hierarchy.definitions
+        own = {place.name for item in definitions for place in (item.repository, pull_reference(config, item.repository))}
+        tags = project.engine.list_labelled({PROJECT: config.project})
+        for tag in [tag for tag in tags if tag.rpartition(":")[0] in own or tag.startswith(BOOTSTRAP_REPOSITORY)]:
+            try:
+                if project.engine.remove_tag(tag):
+                    say(f"removed the image {tag}")
+            except ImageInUseError as error:
+                say(f"kept the image {tag}: {error.message}")

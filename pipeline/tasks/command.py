@@ -74,7 +74,8 @@ def read_project() -> Config:
 
 def say(line: str) -> None:
     """One line of progress, on stderr: stdout is for results."""
-    print(line, file=sys.stderr, flush=True)
+    sys.stderr.write(f"{line}\n")  # one write: several threads say something at the same time
+    sys.stderr.flush()
 
 
 def _told(error: PipelineError) -> str:

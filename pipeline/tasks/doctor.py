@@ -5,7 +5,6 @@ from __future__ import annotations
 import json as json_module
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -79,13 +78,11 @@ def _images(config: Config) -> Iterator[Check]:
 
 
 def _buildx(_config: Config) -> Iterator[Check]:
+    from pipeline.adapters.buildx import read_version
+
     fix = "Install docker-cli and docker-buildx (Debian 13, Ubuntu 24.04), or Docker's own packages."
-    try:
-        result = subprocess.run(["docker", "buildx", "version"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        yield Check("buildx", False, "the docker command is not installed", fix)
-        return
-    yield Check("buildx", result.returncode == 0, result.stdout.strip() or "docker has no buildx", fix)
+    version = read_version()
+    yield Check("buildx", bool(version), version or "docker with buildx is not installed", fix)
 
 
 def _engine(_config: Config) -> Iterator[Check]:
@@ -127,10 +124,12 @@ def _credentials(config: Config) -> Iterator[Check]:
 
 
 def _ca(_config: Config) -> Iterator[Check]:
-    path = os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
+    from pipeline.tasks.wiring import ca_bundle
+
+    path = ca_bundle()
     yield Check(
         "CA bundle",
-        Path(path).is_file(),
+        path.is_file(),
         f"{path}",
         "Needed only behind a proxy with a CA of its own: apt-get install ca-certificates",
         needed=False,

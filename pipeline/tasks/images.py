@@ -9,6 +9,7 @@ from typing import Any
 
 from invoke.context import Context
 
+from pipeline.errors import ConfigurationError
 from pipeline.tasks.command import command, read_project, say
 
 SELECT = {"only": "An image; it and all it is made from. May be given several times."}
@@ -22,8 +23,8 @@ JSON = {"json": "Print one JSON document on stdout and nothing else."}
         **JSON,
         "jobs": "How many images are built at the same time (default: the number of processors).",
         "keep-going": "Build all that can be built, and report the failures at the end.",
-        "no-cache": "Build again without any cache, changed or not.",
-        "dry-run": "Say what would be done, and do nothing.",
+        "no-cache": "Build again without any cache, changed or not. What is published already is not replaced.",
+        "dry-run": "Say what would be done, as `invoke plan` does, and do nothing.",
     },
 )
 def build(
@@ -39,13 +40,15 @@ def build(
     from pipeline.images.build import as_json, build_images
     from pipeline.tasks.wiring import ImageProject
 
+    if jobs < 0:
+        raise ConfigurationError(f"--jobs {jobs}: there is no such number of builds", "Use 1 or more; 0 means one a processor.")
     with ImageProject(read_project(), say) as project:
         plan_made = project.plan(only, rebuild=no_cache, remember=not dry_run)
         if dry_run:
             _show_plan(plan_made, json)
             return
         results = build_images(
-            plan_made, project.workshop(), project.config.state, jobs or os.cpu_count() or 1, say, keep_going, not no_cache
+            plan_made, project.workshop(plan_made), project.config.state, jobs or os.cpu_count() or 1, say, keep_going, not no_cache
         )
     if json:
         _print_json(as_json(results))
@@ -56,15 +59,16 @@ def push(_context: Context, only: list[str], allow_dirty: bool = False, json: bo
     """Publish the images under content, commit and branch tags. Example: invoke build push"""
     from pipeline.images.build import as_json
     from pipeline.images.publish import check_publishable, push_images
-    from pipeline.images.release import describe_release, read_sizes, write_release
+    from pipeline.images.release import describe_release, image_sizes, take_release, write_release
     from pipeline.tasks.wiring import ImageProject, RegistryShelf
 
     with ImageProject(read_project(), say) as project:
+        known_sizes = {} if only else take_release(project.config.state)
         plan_made = project.plan(only, need_registry=True)
         check_publishable(plan_made, allow_dirty)
         results = push_images(plan_made, project.engine, RegistryShelf(project.registry), say, project.abort)
         if not only:  # a release is all images of a revision
-            sizes = read_sizes(project.config.state, results, project.size)
+            sizes = image_sizes(results, known_sizes, project.size)
             path = write_release(project.config.state, describe_release(plan_made, results, sizes))
             say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
     if json:
@@ -77,7 +81,7 @@ def plan(_context: Context, only: list[str], json: bool = False) -> None:
     from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(read_project(), say) as project:
-        _show_plan(project.plan(only, remember=False), json)
+        _show_plan(project.plan(only), json)
 
 
 @command(help={"svg": "Write a picture to this file instead (needs Graphviz)."})

@@ -17,8 +17,8 @@ from pipeline.adapters.docker_images import DockerImages
 from pipeline.adapters.git_repository import read_git, source_url
 from pipeline.adapters.mmdebstrap import bootstrap_suite, make_root_filesystem
 from pipeline.adapters.registry import Registry
-from pipeline.config import Config
-from pipeline.document import nearest
+from pipeline.config import CONFIG_FILE, Config
+from pipeline.document import line_of, nearest
 from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryUnreachableError
 from pipeline.images.bases import BOOTSTRAP_REPOSITORY, LOCK_FILE, Bases, read_bases, remember_bases, resolve_bases
 from pipeline.images.build import build_images, recorded_inputs
@@ -109,8 +109,9 @@ class ImageProject:
             remember_bases(self.config.root, bases)
         return bases
 
-    def workshop(self) -> DockerWorkshop:
-        return DockerWorkshop(self)
+    def workshop(self, plan: BuildPlan) -> DockerWorkshop:
+        """Where `plan` is carried out. Raises ConfigurationError for a build secret that is not there."""
+        return DockerWorkshop(self, plan)
 
     def size(self, reference: Reference) -> int:
         """The bytes of an image's layers and config in the registry, compressed."""
@@ -123,6 +124,11 @@ def pull_reference(config: Config, reference: Reference) -> Reference:
     own_prefix = config.registry.partition("/")[2]
     path = reference.repository.removeprefix(own_prefix + "/") if own_prefix else reference.repository
     return Reference(host, f"{prefix}/{path}" if prefix else path, reference.tag)
+
+
+def ca_bundle() -> Path:
+    """The CA certificates this machine trusts: SSL_CERT_FILE, or where Debian and Ubuntu keep them."""
+    return Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
 
 
 class RegistryShelf:
@@ -144,8 +150,10 @@ class RegistryShelf:
 class DockerWorkshop:
     """The engine with BuildKit as building needs it."""
 
-    def __init__(self, project: ImageProject) -> None:
+    def __init__(self, project: ImageProject, plan: BuildPlan) -> None:
         self._config = project.config
+        names = {name for step in plan.steps if step.action == "build" for name in step.definition.secrets}
+        self._secrets = {name: source for name in sorted(names) if (source := self._find_secret(name))}
         self._engine = project.engine
         self._say = project.say
         self._buildx = Buildx(project.endpoint, project.config.state / "logs")
@@ -171,7 +179,7 @@ class DockerWorkshop:
             arguments={"BASE_IMAGE": step.base, **definition.args},
             named_contexts=step.named_contexts,
             labels=self._labels(step),
-            secrets={name: source for name in definition.secrets if (source := self._secret(name))},
+            secrets={name: self._secrets[name] for name in definition.secrets if name in self._secrets},
             use_cache=use_cache,
         )
 
@@ -214,10 +222,10 @@ class DockerWorkshop:
             labels["org.opencontainers.image.source"] = self._source
         return labels
 
-    def _secret(self, name: str) -> str:
+    def _find_secret(self, name: str) -> str:
+        """How buildx finds a secret; empty for one that is missing and not required."""
         if name == "ca" and name not in self._config.secrets:
-            path = os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt"
-            return f"src={path}" if Path(path).is_file() else ""
+            return f"src={ca_bundle()}" if ca_bundle().is_file() else ""
         secret = self._config.secrets[name]  # the definition was checked against the configuration
         if secret.env:
             if secret.env in os.environ:
@@ -228,8 +236,9 @@ class DockerWorkshop:
                 return f"src={path}"
         if secret.required:
             what = f"the variable {secret.env} is not set" if secret.env else f"there is no file {secret.file}"
+            line = line_of(self._config.root / CONFIG_FILE, "secrets", name)
             raise ConfigurationError(
-                f"pipeline.yaml: the build secret '{name}' is missing: {what}", "Provide it, or say `required: false`."
+                f"{CONFIG_FILE}:{line}: the build secret '{name}' is missing: {what}", "Provide it, or say `required: false`."
             )
         return ""
 
@@ -260,12 +269,14 @@ def image_reference(config: Config, image: str, say: Callable[[str], None]) -> s
         return image
     with ImageProject(config, say) as project:
         if image not in project.hierarchy:
-            raise ConfigurationError(f"pipeline.yaml: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
+            place = next((key for key in ("itest", "registry_server") if getattr(config, key).image == image), "")
+            where = f"{CONFIG_FILE}:{line_of(config.root / CONFIG_FILE, place, 'image')}: '{place}.image'" if place else "--image"
+            raise ConfigurationError(f"{where}: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
         plan = project.plan([image])
         if plan[image].action == "skip":
             raise ImageUnavailableError(
                 f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml."
             )
         if any(step.action in ("build", "pull", "tag") for step in plan.steps):
-            build_images(plan, project.workshop(), config.state, os.cpu_count() or 1, say)
+            build_images(plan, project.workshop(plan), config.state, os.cpu_count() or 1, say)
         return str(plan[image].content)

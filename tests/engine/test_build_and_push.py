@@ -63,6 +63,9 @@ def test_the_registrys_image_wins_over_another_local_build(hierarchy: Project, r
     rebuilt = {image["name"]: image for image in hierarchy.json("build", "--only", "stamped", "--no-cache")["images"]}
     assert rebuilt["stamped"]["action"] == "build"
     assert rebuilt["stamped"]["image_id"] != before["stamped"]
+    pushed = hierarchy.run("push", "--json")
+    assert "stamped: the registry's image of this content wins" in pushed.stderr
+    assert {image["name"]: image["image_id"] for image in json.loads(pushed.stdout)["images"]}["stamped"] is None
     after = {image["name"]: image for image in hierarchy.json("build")["images"]}
     assert after["stamped"]["action"] == "pull"
     assert after["stamped"]["image_id"] == before["stamped"]
@@ -106,6 +109,20 @@ def test_release_lists_each_image_by_digest(hierarchy: Project, registry: Regist
     for name, image in release["images"].items():
         assert image["digest"] == registry.digest(f"{hierarchy.namespace}/{name}:main")
         assert image["size"] > 0
+
+
+def test_a_failed_push_leaves_no_release_behind(hierarchy: Project) -> None:
+    hierarchy.invoke("build", "push")
+    assert hierarchy.run("push", PIPELINE_REGISTRY="127.0.0.1:1").returncode == 30
+    assert not (hierarchy.root / ".pipeline/release.json").exists()
+
+
+def test_a_new_description_reaches_the_image(hierarchy: Project, engine: docker.DockerClient) -> None:
+    hierarchy.invoke("build")
+    hierarchy.write("images/leaf.yaml", "parent: middle\ndescription: A leaf\n")
+    leaf = hierarchy.json("build")["images"][-1]
+    assert leaf["action"] == "build"
+    assert engine.images.get(leaf["references"][0]).labels["org.opencontainers.image.description"] == "A leaf"
 
 
 def test_an_image_says_what_it_is_made_of(hierarchy: Project, engine: docker.DockerClient) -> None:

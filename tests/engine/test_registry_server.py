@@ -172,6 +172,15 @@ def test_clean_takes_it_away_with_its_data_and_nothing_else(server: Project, eng
         neighbour.remove()
 
 
+def test_other_settings_are_not_silently_ignored(server: Project) -> None:
+    server.invoke("registry.start")
+    (server.root / "password").write_text(SECRET)
+    configure(server, port_of(server), "  user: builder\n  password_file: password\n")
+    refused = server.run("registry.start")
+    assert refused.returncode == 10
+    assert "invoke registry.stop" in refused.stderr
+
+
 def test_a_registry_of_another_checkout_is_not_stopped(server: Project, tmp_path: Path) -> None:
     server.invoke("registry.start")
     elsewhere = tmp_path / "elsewhere"

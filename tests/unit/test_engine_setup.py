@@ -38,7 +38,7 @@ def run(tools: Path, **environment: str) -> subprocess.CompletedProcess[str]:
 
 def test_says_what_to_install_where_it_may_not(tools: Path, tmp_path: Path) -> None:
     result = run(tools, PIPELINE_INSTALL_ENGINE="0")
-    assert result.returncode == 1
+    assert result.returncode == 50
     assert "no Docker Engine answers" in result.stderr
     assert "docker-buildx" in result.stderr
     assert not (tmp_path / "changed").exists()
@@ -47,7 +47,7 @@ def test_says_what_to_install_where_it_may_not(tools: Path, tmp_path: Path) -> N
 @pytest.mark.parametrize("environment", [{"DOCKER_HOST": "tcp://build-host:2376"}, {"DOCKER_CONTEXT": "build-host"}])
 def test_installs_nothing_where_docker_means_another_machine(tools: Path, tmp_path: Path, environment: dict[str, str]) -> None:
     result = run(tools, PIPELINE_INSTALL_ENGINE="1", **environment)
-    assert result.returncode == 1
+    assert result.returncode == 50
     assert "build-host" in result.stderr
     assert not (tmp_path / "changed").exists()
 

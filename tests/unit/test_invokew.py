@@ -23,7 +23,7 @@ case "$*" in
         echo made >> "{calls}"
         rm -rf "$4"; mkdir -p "$4/bin"
         cp "$0" "$4/bin/python"
-        printf '#!/bin/sh\\necho "invoke $*"\\n' > "$4/bin/invoke"; chmod +x "$4/bin/invoke" ;;
+        printf '#!/bin/sh\\necho "invoke $*"; pwd >&2\\n' > "$4/bin/invoke"; chmod +x "$4/bin/invoke" ;;
     "-m pip install "*--require-hashes*) sleep 0.3; echo installed >> "{calls}"; exit {pip_fails} ;;
     "-m pip install "*) echo project >> "{calls}" ;;
 esac
@@ -42,6 +42,7 @@ class Wrapper:
         self.folder = folder
         self.calls_file = folder.parent / "calls"
         (folder / "pipeline").mkdir(parents=True)
+        (folder / "tasks.py").touch()
         shutil.copy(ROOT / "invokew", folder)
         (folder / "requirements.lock").write_text("one==1\n")
         (folder / "pyproject.toml").write_text("[project]\n")
@@ -76,6 +77,14 @@ def test_makes_the_environment_once_and_passes_the_arguments_on(wrapper: Wrapper
     assert wrapper.run("build", "--only", "a b")[:2] == (0, "invoke build --only a b\n")
     assert wrapper.run("plan", folder=tmp_path)[:2] == (0, "invoke plan\n")
     assert wrapper.calls() == ["made", "installed", "project"]
+
+
+def test_means_the_project_around_the_current_folder_and_else_its_own(wrapper: Wrapper, tmp_path: Path) -> None:
+    wrapper.run()
+    (tmp_path / "other/deep").mkdir(parents=True)
+    assert wrapper.run(folder=tmp_path / "other/deep")[2] == f"{wrapper.folder}\n"
+    (tmp_path / "other/tasks.py").touch()
+    assert wrapper.run(folder=tmp_path / "other/deep")[2] == f"{tmp_path / 'other/deep'}\n"
 
 
 def test_renews_it_when_the_lock_changes(wrapper: Wrapper) -> None:

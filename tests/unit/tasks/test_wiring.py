@@ -17,7 +17,7 @@ from git import Actor, Repo
 from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError, RegistryUnreachableError
 from pipeline.reference import parse_reference
-from pipeline.tasks.wiring import DockerWorkshop, ImageProject, image_reference, pull_reference
+from pipeline.tasks.wiring import ImageProject, image_reference, pull_reference
 
 MakeProject = Callable[[Mapping[str, str]], Path]
 DIGEST = "sha256:" + "1" * 64
@@ -181,9 +181,10 @@ def test_pull_and_push_addresses_may_differ(images: MakeProject, registry: str, 
 def test_a_pulled_image_gets_the_name_it_is_pushed_under(engine: Engine, config: Config, said: list[str]) -> None:
     (config.root / "pipeline.yaml").write_text(f"registry: {NOBODY}\nnamespace: team\npull_from: mirror.example/all\n")
     with ImageProject(read_config(config.root), said.append) as project:
-        content = project.plan()["root"].content
+        plan = project.plan()
+        content = plan["root"].content
         engine.images[str(content)] = ("sha256:pulled", [])
-        assert project.workshop().pull(content) == "sha256:pulled"
+        assert project.workshop(plan).pull(content) == "sha256:pulled"
     pull, tag = map(urllib.parse.unquote, engine.posts)
     assert pull.startswith("/images/create?fromImage=mirror.example/all/team/root&tag=content-")
     assert tag.startswith("/images/mirror.example/all/team/root:content-")
@@ -191,7 +192,8 @@ def test_a_pulled_image_gets_the_name_it_is_pushed_under(engine: Engine, config:
 
 
 def test_labels_say_where_an_image_comes_from_without_credentials(wired: ImageProject) -> None:
-    plan, workshop = wired.plan(), DockerWorkshop(wired)
+    plan = wired.plan()
+    workshop = wired.workshop(plan)
     root, child = workshop._labels(plan["root"]), workshop._labels(plan["child"])
     assert root["org.opencontainers.image.title"] == "root"
     assert root["org.opencontainers.image.source"] == "https://example.com/team/x.git"
@@ -213,11 +215,15 @@ def test_build_secrets_are_named_and_never_read(
     monkeypatch.setenv("TOKEN", "very secret")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with ImageProject(read_config(config.root), said.append) as project:
-        workshop = project.workshop()
-        found = {name: workshop._secret(name) for name in ("file", "env", "spare", "ca")}
-        with pytest.raises(ConfigurationError, match="the build secret 'lost' is missing: there is no file nowhere"):
-            workshop._secret("lost")
-    assert found == {"file": f"src={config.root / 'token'}", "env": "env=TOKEN", "spare": "", "ca": f"src={tmp_path / 'ca.pem'}"}
+        (config.root / "images/child.yaml").write_text("parent: root\nsecrets: [file, env, spare, ca]\n")
+        found = project.workshop(project.plan())._secrets
+    assert found == {"file": f"src={config.root / 'token'}", "env": "env=TOKEN", "ca": f"src={tmp_path / 'ca.pem'}"}
+    (config.root / "images/child.yaml").write_text("parent: root\nsecrets: [lost]\n")
+    with (
+        ImageProject(read_config(config.root), said.append) as project,
+        pytest.raises(ConfigurationError, match=r"pipeline.yaml:7: the build secret 'lost' is missing: there is no file nowhere"),
+    ):
+        project.workshop(project.plan())
 
 
 def test_the_image_of_a_service(engine: Engine, config: Config, said: list[str]) -> None:
