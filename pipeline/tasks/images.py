@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,7 @@ def build(
     from pipeline.images.build import as_json, build_images
     from pipeline.tasks.wiring import ImageProject
 
+    _refuse_bare_only(sys.argv)
     if jobs < 0:
         raise ConfigurationError(f"--jobs {jobs}: there is no such number of builds", "Use 1 or more; 0 means one a processor.")
     with ImageProject(read_project(), say) as project:
@@ -62,6 +65,7 @@ def push(_context: Context, only: list[str], allow_dirty: bool = False, json: bo
     from pipeline.images.release import describe_release, image_sizes, take_release, write_release
     from pipeline.tasks.wiring import ImageProject, RegistryShelf
 
+    _refuse_bare_only(sys.argv)
     with ImageProject(read_project(), say) as project:
         known_sizes = {} if only else take_release(project.config.state)
         plan_made = project.plan(only, need_registry=True)
@@ -109,6 +113,14 @@ def pins_update(_context: Context) -> None:
     pinned = write_pins(project.config.root, bases)
     for reference in sorted(bases.found):
         print(f"{reference}: {bases.describe(reference)}" + ("" if reference in pinned else " (not pinned)"))
+
+
+def _refuse_bare_only(arguments: Sequence[str]) -> None:
+    """To Invoke, `--only` without a value (an empty variable of a CI script) is no `--only` at all, and would mean everything."""
+    for position, argument in enumerate(arguments):
+        following = arguments[position + 1 : position + 2]
+        if argument == "--only" and (not following or following[0].startswith("-")):
+            raise ConfigurationError("--only names no image", "Write for example: --only tomcat")
 
 
 def _show_plan(made: Any, as_document: bool) -> None:

@@ -163,6 +163,13 @@ def test_keep_going_builds_what_can_be_built(hierarchy: Project) -> None:
     assert hierarchy.actions()["other"] == "none"
 
 
+@pytest.mark.parametrize("arguments", [["build", "--only"], ["push", "--only", "--allow-dirty"]])
+def test_only_without_a_name_does_not_mean_everything(hierarchy: Project, arguments: list[str]) -> None:
+    refused = hierarchy.run(*arguments)
+    assert refused.returncode == 10
+    assert "--only names no image" in refused.stderr
+
+
 def test_a_dry_run_changes_nothing(hierarchy: Project, engine: docker.DockerClient) -> None:
     hierarchy.invoke("build", "--dry-run")
     assert not engine.images.list(filters={"reference": f"{hierarchy.registry}/{hierarchy.namespace}/*"})
