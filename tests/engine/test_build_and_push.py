@@ -252,3 +252,33 @@ def test_an_engine_over_tcp_builds_and_pushes(hierarchy: Project) -> None:
         hierarchy.invoke("build", "push")
         assert set(hierarchy.actions().values()) == {"none"}
         assert proxy.connections > 0
+
+
+def test_a_used_image_from_elsewhere_is_part_of_the_fingerprint(hierarchy: Project, engine: docker.DockerClient, tiny_image: str) -> None:
+    name = f"{hierarchy.namespace}-tool:1"
+    try:
+        engine.images.get(tiny_image).tag(name)
+        hierarchy.image("taker", f"parent: base\nuses: ['{name}']\n", f"COPY --from={name} /bin/sh /taken\n")
+        hierarchy.commit()
+        assert hierarchy.actions("build")["taker"] == "build"
+        assert hierarchy.actions()["taker"] == "none"
+        engine.images.get(hierarchy.json("plan")["images"][0]["references"][0]).tag(name)  # its owner built it anew
+        assert hierarchy.actions()["taker"] == "build"
+        hierarchy.invoke("build")
+    finally:
+        engine.images.remove(name, force=True)
+
+
+def test_an_application_in_the_root_of_its_repository(project: Project, engine: docker.DockerClient, tiny_image: str) -> None:
+    project.write("pipeline.yaml", (project.root / "pipeline.yaml").read_text() + "images: [image.yaml]\n")
+    project.write("image.yaml", f"name: shop\nfrom: {tiny_image}\n")
+    project.write("Dockerfile", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY . /shop/\n")
+    project.write(".dockerignore", "__pycache__\n")
+    project.commit()
+    built = project.json("build")["images"]
+    assert [image["name"] for image in built] == ["shop"]
+    project.commit("another commit over the same content")
+    assert project.actions() == {"shop": "tag"}
+    output = engine.containers.run(built[0]["references"][0], ["sh", "-c", "cd /shop && echo .* *"], remove=True).decode().split()
+    assert {".git", ".pipeline"}.isdisjoint(output)
+    assert {".gitignore", "tasks.py"} <= set(output)
