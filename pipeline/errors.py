@@ -90,6 +90,12 @@ class SessionMissingError(PipelineError):
     exit_code = 43
 
 
+class CheckoutBusyError(PipelineError):
+    """Another process is running tests in this checkout, whose results would mix with ours."""
+
+    exit_code = 44
+
+
 class MissingRequirementError(PipelineError):
     """This machine lacks something that the main job needs."""
 

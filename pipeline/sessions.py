@@ -98,7 +98,7 @@ def own_session(project: str, checkout: Path, lease: float, environment: Mapping
     """The session of project + checkout + CI build; or of project + `key`, or else PIPELINE_SESSION.
 
     The parallel stages of one Jenkins build share BUILD_TAG, and without an agent of their own even the checkout: such
-    stages give each its own key. Outside CI the host counts, too: two machines may share an engine and a path.
+    stages give each its own key, and run their tests one after another. Outside CI the host counts, too: two machines may share an engine and a path.
     """
     explicit = key or environment.get("PIPELINE_SESSION", "")
     if explicit and not re.fullmatch(r"[^\s=,][^\n\r\0]{0,99}", explicit):
@@ -145,23 +145,23 @@ def end_session(engine: Engine, session: Session) -> int:
     return len(containers)
 
 
-def sweep(engine: Engine, project: str, now: float | None = None) -> list[str]:
-    """Remove what this project made and whose lease is over; the sessions that were. The living are not touched."""
+def sweep(engine: Engine, project: str, now: float | None = None) -> list[tuple[str, str]]:
+    """Remove what this project made and whose lease is over; key and checkout of what that was. The living are not touched."""
     now = time.time() if now is None else now
     mark = {PROJECT: project}
-    swept: set[str] = set()
+    swept: set[tuple[str, str]] = set()
     for container in engine.list_containers(mark):
         if _is_over(container.labels, now):
             engine.remove_container(container.id)
-            swept.add(container.labels.get(SESSION, container.name))
+            swept.add(_session_of(container.labels))
     for network, labels in engine.list_networks(mark).items():
         if _is_over(labels, now):
             engine.remove_network(network)
-            swept.add(labels.get(SESSION, network))
+            swept.add(_session_of(labels))
     for volume, labels in engine.list_volumes(mark).items():
         if _is_over(labels, now):
             engine.remove_volume(volume)
-            swept.add(labels.get(SESSION, volume))
+            swept.add(_session_of(labels))
     return sorted(swept)
 
 
@@ -189,6 +189,10 @@ def _process_start(pid: int) -> str:
 def _is_over(labels: Mapping[str, str], now: float) -> bool:
     lease = labels.get(LEASE, "")
     return SESSION in labels and lease.isdigit() and int(lease) < now
+
+
+def _session_of(labels: Mapping[str, str]) -> tuple[str, str]:
+    return labels[SESSION], labels.get(CHECKOUT, "")
 
 
 def _digest(*parts: str) -> str:

@@ -26,15 +26,6 @@ REQUEST_TIMEOUT = 60.0  # seconds for one answer of the engine; longer than its 
 
 
 @dataclass(frozen=True)
-class Image:
-    """An image the engine has."""
-
-    id: str
-    labels: Mapping[str, str]
-    volumes: tuple[str, ...]  # folders its definition declares as VOLUME
-
-
-@dataclass(frozen=True)
 class Container:
     """A container as it was when the engine was asked."""
 
@@ -73,19 +64,17 @@ class DockerEngine:
             return ipaddress.ip_address(self.host).is_loopback
         return False
 
-    def find_image(self, reference: str) -> Image | None:
-        """The image of that name, if the engine has it; the registry is not asked."""
+    def find_image(self, reference: str) -> str | None:
+        """The id of the image of that name, if the engine has it; the registry is not asked."""
         import docker.errors
 
         with self._translated(f"look for the image {reference}"):
             try:
-                found = self._api.inspect_image(reference)
+                return str(self._api.inspect_image(reference)["Id"])
             except docker.errors.ImageNotFound:
                 return None
-        config = found.get("Config") or {}
-        return Image(found["Id"], config.get("Labels") or {}, tuple(config.get("Volumes") or ()))
 
-    def pull_image(self, reference: str, platform: str = "") -> None:
+    def pull_image(self, reference: str) -> None:
         """Pull `reference`. Raises ImageUnavailableError when the registry does not give it."""
         import docker.errors
 
@@ -93,7 +82,7 @@ class DockerEngine:
         with self._translated(f"pull {reference}"):
             try:
                 # An error arrives as an entry of the stream: the call itself succeeds (measured).
-                for event in self._api.pull(name, tag=tag, stream=True, decode=True, platform=platform or None):
+                for event in self._api.pull(name, tag=tag, stream=True, decode=True):
                     if "error" in event:
                         raise ImageUnavailableError(f"{reference} cannot be pulled: {_one_line(event['error'])}")
             except docker.errors.APIError as error:
@@ -315,7 +304,7 @@ class DockerEngine:
             raise EngineError(f"the engine at {self.name} could not {doing}: {_explanation(error)}", "See: docker info") from error
         except (docker.errors.DockerException, requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise EngineError(
-                f"the engine at {self.name} does not answer (while trying to {doing}): {_one_line(error)}",
+                f"the engine at {self.name} does not answer (while trying to {doing}): {_cause(error)}",
                 "Is it running, and may you use it? `docker info` and `docker context ls` show which engine is meant.",
             ) from error
 
@@ -344,6 +333,17 @@ def _name_and_tag(reference: str) -> tuple[str, str]:
 
 def _explanation(error: Any) -> str:
     return _one_line(error.explanation or error)
+
+
+def _cause(error: BaseException) -> str:
+    """What the operating system said, where it is behind an error; each library on the way wraps it into its own words."""
+    reason, inner = "", error
+    while True:
+        reason = (isinstance(inner, OSError) and inner.strerror) or reason
+        following = inner.__cause__ or inner.__context__
+        if following is None:
+            return _one_line(reason or inner)
+        inner = following
 
 
 def _one_line(text: object) -> str:

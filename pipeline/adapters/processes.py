@@ -1,4 +1,4 @@
-"""Running foreign programs: the one module that starts them.
+"""Running the programs that a project's configuration names: its test command, and what prepares its database.
 
 A program gets a process group of its own and this process's standard streams. INT, TERM and HUP that reach this process
 while it waits are passed on to the whole group; who does not end within the grace period is killed.
@@ -21,6 +21,7 @@ from pipeline.errors import ConfigurationError
 
 GRACE = 10.0  # seconds between a passed-on signal and KILL; what `docker stop` gives a container
 STRAGGLERS_GRACE = 2.0  # seconds for what the program itself left running
+STDERR = 2  # the descriptor
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -33,9 +34,10 @@ def find_program(program: str, folder: Path, environment: Mapping[str, str] | No
     return Path(found) if found else None
 
 
-def run_program(command: Sequence[str], folder: Path, environment: Mapping[str, str], grace: float = GRACE) -> int:
+def run_program(command: Sequence[str], folder: Path, environment: Mapping[str, str], *, quiet: bool = False, grace: float = GRACE) -> int:
     """Run `command` in `folder` until it ends; its exit code, negative for the signal that killed it.
 
+    `quiet`: what it prints goes to stderr, for stdout is for a result of ours.
     A signal that arrived meanwhile is delivered to this process's own handler once nothing of the program runs any more.
     Raises ConfigurationError where it cannot be started.
     """
@@ -44,7 +46,13 @@ def run_program(command: Sequence[str], folder: Path, environment: Mapping[str, 
         raise ConfigurationError(f"there is no program '{command[0]}' (looked for in {folder} and on PATH)", "Correct or install it.")
     with _forwarding() as forwarding:
         try:
-            process = subprocess.Popen([str(program.absolute()), *command[1:]], cwd=folder, env=dict(environment), start_new_session=True)
+            process = subprocess.Popen(
+                [str(program.absolute()), *command[1:]],
+                cwd=folder,
+                env=dict(environment),
+                stdout=STDERR if quiet else None,
+                start_new_session=True,
+            )
         except OSError as error:
             raise ConfigurationError(
                 f"{program} cannot be started: {error.strerror}", "Is it executable, with a right first line?"

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from pipeline.document import nearest
 from pipeline.errors import ConfigurationError
 
 ENTRY_POINTS = "pipeline.databases"
@@ -134,5 +135,6 @@ def load_engine(name: str) -> DatabaseEngine:
     for entry_point in entry_points:
         if entry_point.name == name:
             return cast(DatabaseEngine, entry_point.load())
-    installed = ", ".join(sorted({entry_point.name for entry_point in entry_points})) or "none"
-    raise ConfigurationError(f"'itest.engine': there is no database engine '{name}'", f"Installed: {installed}.")
+    raise ConfigurationError(
+        f"there is no database engine '{name}'", f"{nearest(name, entry_points.names)} Others come with packages of their own."
+    )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.config import Step
 from pipeline.databases.engine import Connection, DatabaseEngine, ScriptError, Statement
+from pipeline.document import nearest
 from pipeline.errors import ConfigurationError, PreparationError
 
 _SHOWN = 300  # characters of a failed statement in a message
@@ -35,17 +36,27 @@ class Program:
 def read_steps(root: Path, steps: Sequence[Step], engine: DatabaseEngine) -> list[Script | Program]:
     """Everything `itest.prepare` lists, ready to be run. Raises ConfigurationError for what is missing or cannot be split."""
     found: list[Script | Program] = []
-    for number, step in enumerate(steps):
-        where = f"'itest.prepare[{number}]'"
+    for step in steps:
         if step.run:
             found.append(Program(step.run))
-            continue
-        path = root / step.sql
-        files = sorted(path.glob("*.sql"), key=lambda file: file.name) if path.is_dir() else [path]
-        if not files:
-            raise ConfigurationError(f"{where}: there is no *.sql in {step.sql}", "Put one there, or take the step out.")
-        found.extend(_read_script(file, root, step.user, engine, where) for file in files)
+        else:
+            found.extend(_read_script(file, root, step.user, engine) for file in find_scripts(root, step.sql))
     return found
+
+
+def find_scripts(root: Path, sql: str) -> list[Path]:
+    """The script, or the folder's scripts in name order. Raises ConfigurationError where there is none."""
+    path = root / sql
+    if path.is_dir():
+        files = sorted(path.glob("*.sql"), key=lambda file: file.name)
+        if not files:
+            raise ConfigurationError(f"there is no *.sql in {sql}", "Put one there, or take the step out.")
+        return files
+    if not path.exists():
+        others = [other.name for other in path.parent.glob("*") if other.suffix == ".sql" or any(other.glob("*.sql"))]
+        what = "Name a .sql file, or a folder of them, relative to pipeline.yaml."
+        raise ConfigurationError(f"there is no {sql}", f"{nearest(path.name, others)} {what}" if others else what)
+    return [path]
 
 
 def run_script(script: Script, connection: Connection) -> None:
@@ -87,16 +98,12 @@ def run_steps(
             connection.close()
 
 
-def _read_script(path: Path, root: Path, user: str, engine: DatabaseEngine, where: str) -> Script:
+def _read_script(path: Path, root: Path, user: str, engine: DatabaseEngine) -> Script:
     shown = str(path.relative_to(root)) if path.is_relative_to(root) else str(path)
     try:
         return Script(shown, user, engine.split(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise ConfigurationError(
-            f"{where}: there is no {shown}", "Name a .sql file, or a folder of them, relative to pipeline.yaml."
-        ) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{where}: {shown} cannot be read: {error}", "It must be a readable UTF-8 text file.") from error
+        raise ConfigurationError(f"{shown}: it cannot be read: {error}", "It must be a readable UTF-8 text file.") from error
     except ScriptError as error:
         raise ConfigurationError(f"{shown}:{error.line}: {error}", "Run such a script with a `run:` step of sqlplus instead.") from error
 

@@ -1,29 +1,31 @@
 """start-oracle, run-tests, stop-oracle, and the bracket of the three: itest.
 
 The three steps are the same functions whether one process calls them or three do. Everything the configuration can have
-wrong is found by `plan_run`, before a database is started.
+wrong is found by `check_run`, before a database is started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Protocol
 
 from pipeline.config import CONFIG_FILE, Config
-from pipeline.databases.engine import DatabaseEngine
-from pipeline.databases.prepare import Program, Script, read_steps
+from pipeline.databases.engine import DatabaseEngine, load_engine
+from pipeline.databases.prepare import Program, Script, find_scripts, read_steps
 from pipeline.document import line_of
 from pipeline.errors import ConfigurationError, EngineError, PipelineError, TestsFailedError
-from pipeline.integration.address import address_variables, remove_address_files, write_address_files
-from pipeline.integration.database import ROLE, Database, DatabaseHost, DatabaseSpec, Engine
+from pipeline.integration.address import address_files, address_variables, remove_address_files, write_address_files
+from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, DatabaseSpec, Engine
 from pipeline.integration.interruption import Interruption
 from pipeline.integration.results import Counts, Results
-from pipeline.sessions import Session
+from pipeline.reference import parse_reference
+from pipeline.sessions import CHECKOUT, PROJECT, SESSION, Session, sweep
 
 RESULTS = "PIPELINE_RESULTS"  # the variable that tells the tests where they may write reports
 
@@ -33,7 +35,7 @@ class Programs(Protocol):
 
     def find_program(self, program: str, folder: Path, environment: Mapping[str, str] | None = None) -> Path | None: ...
 
-    def run_program(self, command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> int: ...
+    def run_program(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], *, quiet: bool = False) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -49,20 +51,34 @@ class Run:
     junit: tuple[str, ...]
 
 
-def plan_run(config: Config, image: str, kind: DatabaseEngine, programs: Programs, tests: bool = True) -> Run:
-    """Check all that `itest:` says. Without `tests` the test command is not looked at. Raises ConfigurationError."""
+def read_engine(config: Config) -> DatabaseEngine:
+    """The kind of database that `itest:` names. Raises ConfigurationError for one that is not installed."""
+    with _Checks(config.root).at("engine"):
+        return load_engine(config.itest.engine)
+
+
+def check_run(config: Config, image: str, kind: DatabaseEngine, programs: Programs, tests: bool = True) -> Run:
+    """Check all that `itest:` says. Without `tests` the test command is not looked at. Raises ConfigurationError.
+
+    `image` may also come from the command line.
+    """
     itest = config.itest
     folder = config.root / itest.folder
-    check = _Checks(config.root, programs)
+    check = _Checks(config.root)
+    with check.at("image") if image == itest.image else _given("--image"):
+        parse_reference(image)  # an image definition's name is one, too
     check.holds(folder.is_dir(), ["folder"], f"there is no folder {itest.folder}", "It is relative to pipeline.yaml.")
     if tests:
         check.holds(bool(itest.run), ["run"], "there is no test command", "Write for example `run: [mvn, verify]`.")
-        check.program(itest.run[0], ["run"], folder)
+        check.program(programs, itest.run[0], ["run"], folder)
     ours = itest.user.lower() in ("sys", kind.administrator.lower())
     check.holds(not ours, ["user"], f"'{itest.user}' is the database's own", "Name a user that the application has for itself.")
     for number, step in enumerate(itest.prepare):
         if step.run:
-            check.program(step.run[0], ["prepare", number, "run"], config.root)
+            check.program(programs, step.run[0], ["prepare", number, "run"], config.root)
+            continue
+        with check.at("prepare", number, "sql"):
+            find_scripts(config.root, step.sql)
     for number, glob in enumerate(itest.junit):
         good = bool(glob) and not Path(glob).is_absolute() and ".." not in Path(glob).parts
         check.holds(good, ["junit", number], f"'{glob}' leaves the project", "Globs are relative to pipeline.yaml and stay below it.")
@@ -83,12 +99,19 @@ class Bracket:
     def start(self, run: Run, session: Session) -> Database:
         """The session's database, ready and prepared, its address in the files of the session."""
         with Interruption() as interruption:
-            return self._start(run, session, interruption)
+            ours = not Results(run.root, run.state).are_claimed() and not self._runs(run, session)
+            return self._start(run, session, interruption, ours)
 
     def run_tests(self, run: Run, session: Session) -> Counts:
         """Run the test command against the session's database, which goes on running. Raises TestsFailedError."""
         with Interruption() as interruption:
-            database = self._host(interruption).find(session, run.database.deadline)
+            results = Results(run.root, run.state)
+            results.begin()
+            try:
+                database = self._host(interruption).find(session, run.database.deadline, results.keep_log)
+            except PipelineError as error:
+                results.write_summary([("result", f"not run: {error.message}"), ("session", session.key)])
+                raise
             return self._run_tests(run, database, interruption)
 
     def stop(self, state: Path, session: Session) -> int:
@@ -100,7 +123,7 @@ class Bracket:
         """Start, run the tests, stop, whatever happens."""
         with Interruption() as interruption:
             failure: BaseException | None = None
-            Results(run.root, run.state).begin()
+            self._runs(run, session)  # where the engine does not answer, there is nothing to clean up, either
             try:
                 database = self._start(run, session, interruption)
                 return self._run_tests(run, database, interruption)
@@ -118,22 +141,39 @@ class Bracket:
     def _host(self, interruption: Interruption) -> DatabaseHost:
         return DatabaseHost(self._engine, self._kind, interruption, self._say)
 
-    def _start(self, run: Run, session: Session, interruption: Interruption) -> Database:
+    def _runs(self, run: Run, session: Session) -> bool:
+        """Whether the session's database runs; the first question to the engine, before anything is made."""
+        try:
+            container = self._engine.find_container(session.name_of(ROLE))
+        except EngineError as error:
+            Results(run.root, run.state).begin()
+            self._fail_to_start(run, session, error)
+            raise
+        return container is not None and container.state in ALIVE
+
+    def _fail_to_start(self, run: Run, session: Session, error: PipelineError) -> None:
+        """Say so in the summary."""
+        Results(run.root, run.state).write_summary(
+            [("result", f"not started: {error.message}"), ("database", run.database.image), ("session", session.key)]
+        )
+
+    def _start(self, run: Run, session: Session, interruption: Interruption, ours: bool = True) -> Database:
+        """`ours`: the results are this start's, not those of tests that ran, or run, on a database that was there before."""
         results = Results(run.root, run.state)
+        if ours:
+            results.begin()
         self._say(f"database: {run.database.image}, session {session.key}")
 
-        def keep_log(log: bytes) -> None:
-            results.begin()
-            results.keep_log(log)
-
         def run_program(database: Database, command: Sequence[str]) -> int:
-            return self._programs.run_program(command, run.root, self._environment(database, run, results))
+            return self._programs.run_program(command, run.root, self._environment(database, run, results), quiet=True)
 
         database: Database | None = None
         try:
-            database = self._host(interruption).start(session, run.database, run.steps, run_program, keep_log)
+            self._sweep(run.state, session)
+            database = self._host(interruption).start(session, run.database, run.steps, run_program, results.keep_log)
         except PipelineError as error:
-            results.write_summary([("result", f"not started: {error.message}"), ("database", run.database.image), ("session", session.key)])
+            if ours:
+                self._fail_to_start(run, session, error)
             raise
         finally:
             if database is None:
@@ -163,6 +203,18 @@ class Bracket:
             )
         self._say(f"tests: {counts}")
         return counts
+
+    def _sweep(self, state: Path, session: Session) -> None:
+        """Remove what outlived its lease, and the addresses of this checkout's sessions among it."""
+        swept = sweep(self._engine, session.project)
+        for key, _ in swept:
+            self._say(f"swept session {key}: its lease was over")
+        gone = {file for key, checkout in swept if checkout == session.checkout for file in address_files(state, key)}
+        if gone:
+            here = self._engine.list_containers({PROJECT: session.project, CHECKOUT: session.checkout})
+            gone -= {file for container in here for file in address_files(state, container.labels.get(SESSION, ""))}
+        for file in gone:  # without those that a living session has, too: builds that share a checkout share the short names
+            file.unlink(missing_ok=True)
 
     def _discard_address(self, state: Path, session: Session) -> None:
         """Preparing wrote it; it goes with the database, unless that is another process's and lives on."""
@@ -205,9 +257,8 @@ class Bracket:
 class _Checks:
     """Checks of `itest:` that name file, line and key."""
 
-    def __init__(self, root: Path, programs: Programs) -> None:
+    def __init__(self, root: Path) -> None:
         self._path = root / CONFIG_FILE
-        self._programs = programs
 
     def holds(self, condition: bool, place: Sequence[str | int], what: str, hint: str) -> None:
         if not condition:
@@ -215,10 +266,27 @@ class _Checks:
             key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
             raise ConfigurationError(f"{CONFIG_FILE}:{line}: 'itest{key}': {what}", hint)
 
-    def program(self, program: str, place: Sequence[str | int], folder: Path) -> None:
-        found = self._programs.find_program(program, folder)
+    @contextlib.contextmanager
+    def at(self, *place: str | int) -> Iterator[None]:
+        """An error in here is one of the value at `place`."""
+        try:
+            yield
+        except ConfigurationError as error:
+            self.holds(False, place, error.message, error.hint)
+
+    def program(self, programs: Programs, program: str, place: Sequence[str | int], folder: Path) -> None:
+        found = programs.find_program(program, folder)
         hint = f"With a slash it is looked for in {folder}, else on PATH: {os.environ.get('PATH', '')}"
         self.holds(found is not None, place, f"there is no program '{program}'", hint)
+
+
+@contextlib.contextmanager
+def _given(option: str) -> Iterator[None]:
+    """An error in here is one of what the command line gave as `option`."""
+    try:
+        yield
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{option}: {error.message}", error.hint) from None
 
 
 def _outcome(code: int) -> str:

@@ -22,6 +22,7 @@ from pipeline.errors import (
     DatabaseNotReadyError,
     EngineError,
     ImageUnavailableError,
+    PipelineError,
     PreparationError,
     SessionMissingError,
 )
@@ -41,7 +42,7 @@ PREPARED = ".prepared"  # no user is called that; the file there that says that 
 CREATION_PATIENCE = 10.0  # seconds that another process may take between creating a container and starting it
 LOG_END = 20  # lines of a dead container's log in a message
 
-_ALIVE = ("running", "paused", "restarting")
+ALIVE = ("running", "paused", "restarting")
 _ALPHABET = string.ascii_letters + string.digits
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _OWN_ADDRESS = ("127.0.0.1", "localhost", "::1")
@@ -165,11 +166,10 @@ class DatabaseHost:
         """The session's database, ready and prepared: the one that runs, or a new one.
 
         What this call made is gone again when it raises: DatabaseNotReadyError, PreparationError, ImageUnavailableError,
-        EngineError, ConfigurationError, or the exception of a signal. `keep_log` gets the log of a database that failed.
+        EngineError, ConfigurationError, or the exception of a signal. `keep_log` gets the log of a database that failed,
+        also of one that was found.
         """
         self._check_reachable(spec)
-        for key in sessions.sweep(self._engine, session.project):
-            self._say(f"swept session {key}: its lease was over")
         self._ensure_image(spec.image)
         while True:
             begun = time.monotonic()
@@ -191,27 +191,36 @@ class DatabaseHost:
                     self._engine.write_files(container, FILES, {PREPARED: b""})
                 return database
             except BaseException:
+                self._keep_log(container, database, keep_log)
                 if made:
-                    self._give_up(session, container, database, keep_log)
+                    self._give_up(session, container)
                 raise
 
-    def find(self, session: Session, deadline: float) -> Database:
-        """The session's running database, found on the engine. Raises SessionMissingError where there is none."""
+    def find(self, session: Session, deadline: float, keep_log: Callable[[bytes], None]) -> Database:
+        """The session's running database, found on the engine. Raises SessionMissingError where there is none.
+
+        `keep_log` gets the log of one that is there, but cannot be used.
+        """
         container = self._find_started(session)
         if container is None:
             raise SessionMissingError(
                 f"there is no session {session.key} on the engine at {self._engine.name}", "Start it: invoke start-oracle"
             )
-        if container.state not in _ALIVE:
-            raise SessionMissingError(self._epitaph(container), "Start it again: invoke start-oracle")
         begun = time.monotonic()
-        database = self._open(container.id, session, begun, made=False)
-        with self._interruption.allowed():
-            database = self._wait(database, deadline, begun)
-            if not self._wait_until_prepared(database, deadline):
-                raise SessionMissingError(
-                    f"the start of session {session.key} was abandoned half-way", "Start it again: invoke start-oracle"
-                )
+        database: Database | None = None
+        try:
+            if container.state not in ALIVE:
+                raise SessionMissingError(self._epitaph(container), "Start it again: invoke start-oracle")
+            database = self._open(container.id, session, begun, made=False)
+            with self._interruption.allowed():
+                database = self._wait(database, deadline, begun)
+                if not self._wait_until_prepared(database, deadline):
+                    raise SessionMissingError(
+                        f"the start of session {session.key} was abandoned half-way", "Start it again: invoke start-oracle"
+                    )
+        except PipelineError:
+            self._keep_log(container.id, database, keep_log)
+            raise
         return database
 
     def read_log(self, database: Database) -> bytes:
@@ -229,7 +238,7 @@ class DatabaseHost:
         """End the session, keeping its log; how many containers that were. Nothing there is no error."""
         container = self._engine.find_container(session.name_of(ROLE))
         if container is not None:
-            self._keep_log(container.id, self._accounts(container), keep_log)
+            self._keep_log(container.id, None, keep_log)
         return sessions.end_session(self._engine, session)
 
     def _check_reachable(self, spec: DatabaseSpec) -> None:
@@ -274,7 +283,7 @@ class DatabaseHost:
                 made = self._make(name, session, spec)
                 if made:
                     return made, True
-            elif container.state in _ALIVE:
+            elif container.state in ALIVE:
                 self._check_same(container, spec)
                 return container.id, False
             elif container.state != "removing" and (
@@ -323,8 +332,8 @@ class DatabaseHost:
     def _open(self, container_id: str, session: Session, begun: float, made: bool) -> Database:
         """What is known of a container, asked of the engine only."""
         container = self._engine.find_container(container_id)
-        if container is None or container.state not in _ALIVE:
-            raise DatabaseNotReadyError(self._epitaph(container), "Its whole log is in .pipeline/itest/database.log.")
+        if container is None or container.state not in ALIVE:
+            raise self._death(container)
         accounts = self._accounts(container)
         labels = container.labels
         if len(accounts) < 2 or self._kind.port not in container.ports:
@@ -358,8 +367,8 @@ class DatabaseHost:
     def _wait(self, database: Database, deadline: float, begun: float) -> Database:
         def check_alive() -> None:
             container = self._engine.find_container(database.container)
-            if container is None or container.state not in _ALIVE:
-                raise DatabaseNotReadyError(self._epitaph(container, database), "Its whole log is in .pipeline/itest/database.log.")
+            if container is None or container.state not in ALIVE:
+                raise self._death(container, database)
 
         def announced() -> bool:
             return self._kind.ready_line.encode() in self._engine.read_log(database.container, lines=200)
@@ -403,28 +412,30 @@ class DatabaseHost:
                 )
             time.sleep(0.1)
 
-    def _give_up(self, session: Session, container: str, database: Database | None, keep_log: Callable[[bytes], None]) -> None:
+    def _give_up(self, session: Session, container: str) -> None:
         """Remove what was begun. The error that led here matters more than one that cleaning up meets."""
-        try:
-            accounts = [database.user, database.administrator] if database else []
-            found = self._engine.find_container(container)
-            self._keep_log(container, accounts or (self._accounts(found) if found else []), keep_log)
-        except EngineError as error:
-            self._say(f"warning: {error.message}")
         try:
             self._engine.remove_container(container)  # by id: another start may have made a new one of that name
         except EngineError as error:
             self._say(f"warning: {error.message}\n  The container {container[:12]} of session {session.key} may still be there.")
 
-    def _keep_log(self, container: str, accounts: Sequence[Account], keep_log: Callable[[bytes], None]) -> None:
+    def _keep_log(self, container_id: str, database: Database | None, keep_log: Callable[[bytes], None]) -> None:
+        """Keep the log, without passwords, of a container that may be gone. That it cannot be read is only worth a warning."""
         try:
-            log = self._engine.read_log(container)
+            container = self._engine.find_container(container_id)
+            if container is None:
+                return
+            log = self._engine.read_log(container.id)
+            for account in [database.user, database.administrator] if database else self._accounts(container):
+                log = log.replace(account.password.value.encode(), b"***")
         except EngineError as error:
             self._say(f"warning: {error.message}")
             return
-        for account in accounts:
-            log = log.replace(account.password.value.encode(), b"***")
         keep_log(log)
+
+    def _death(self, container: Inspected | None, database: Database | None = None) -> DatabaseNotReadyError:
+        hint = "Its whole log is in .pipeline/itest/database.log." if container else "Start it again: invoke start-oracle"
+        return DatabaseNotReadyError(self._epitaph(container, database), hint)
 
     def _epitaph(self, container: Inspected | None, database: Database | None = None) -> str:
         """How a container ended: exit code, out-of-memory flag, the end of its log."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from pipeline.errors import CheckoutBusyError
+
 FOLDER = "itest"
+LOCK = "itest.lock"  # held by the run whose results these are going to be; it goes with its process, however that ends
 LOG = "database.log"
 SUMMARY = "summary.md"
 
@@ -41,7 +47,51 @@ class Results:
     def __init__(self, root: Path, state: Path) -> None:
         self._root = root
         self.folder = state / FOLDER
+        self._lock_file = state / LOCK
         self._begun_ns = 0
+
+    @contextlib.contextmanager
+    def claim(self, command: str) -> Iterator[None]:
+        """Have the folder, emptied, for one run of `command`: test commands write to it by paths that the configuration fixes.
+
+        Raises CheckoutBusyError that names the run that has it already.
+        """
+        lock = self._lock()
+        if lock is None:
+            time.sleep(0.05)  # it may only be somebody who looks whether they are claimed
+            lock = self._lock()
+        if lock is None:
+            who = self._lock_file.read_text(encoding="utf-8") or "another run"
+            raise CheckoutBusyError(
+                f"{who} is running in this checkout, and both would write their results to {FOLDER}/ below {self._lock_file.parent}",
+                "Wait until it has ended, or run this one in a checkout of its own, such as: git worktree add ../another",
+            )
+        try:
+            os.pwrite(lock, f"`{command}` (process {os.getpid()})".encode(), 0)
+            self.begin()
+            yield
+        finally:
+            os.ftruncate(lock, 0)
+            os.close(lock)
+
+    def are_claimed(self) -> bool:
+        """Whether a run, of this process or another, has them at this moment."""
+        lock = self._lock()
+        if lock is None:
+            return True
+        os.close(lock)
+        return False
+
+    def _lock(self) -> int | None:
+        """A descriptor that holds the lock; None where another one does."""
+        self._lock_file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def begin(self) -> None:
         """Empty the folder. Only what is written from now on counts as a result."""

@@ -46,7 +46,7 @@ def build(
     if jobs < 0:
         raise ConfigurationError(f"--jobs {jobs}: there is no such number of builds", "Use 1 or more; 0 means one a processor.")
     with ImageProject(read_project(), say) as project:
-        plan_made = project.plan(only, rebuild=no_cache, remember=not dry_run)
+        plan_made = project.read_plan(only, rebuild=no_cache, remember=not dry_run)
         if dry_run:
             _show_plan(plan_made, json)
             return
@@ -68,7 +68,7 @@ def push(_context: Context, only: list[str], allow_dirty: bool = False, json: bo
     _refuse_bare_only(sys.argv)
     with ImageProject(read_project(), say) as project:
         known_sizes = {} if only else take_release(project.config.state)
-        plan_made = project.plan(only, need_registry=True)
+        plan_made = project.read_plan(only, need_registry=True)
         check_publishable(plan_made, allow_dirty)
         results = push_images(plan_made, project.engine, RegistryShelf(project.registry), say, project.abort)
         if not only:  # a release is all images of a revision
@@ -85,7 +85,7 @@ def plan(_context: Context, only: list[str], json: bool = False) -> None:
     from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(read_project(), say) as project:
-        _show_plan(project.plan(only), json)
+        _show_plan(project.read_plan(only), json)
 
 
 @command(help={"svg": "Write a picture to this file instead (needs Graphviz)."})

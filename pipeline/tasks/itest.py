@@ -18,7 +18,7 @@ def start_oracle(_context: Context, session: str = "", image: str = "", json: bo
     from pipeline.tasks.testing import as_json, open_bench
 
     bench = open_bench()
-    database = bench.bracket.start(bench.plan(image, tests=False), bench.own_session(session))
+    database = bench.bracket.start(bench.prepare_run(image, tests=False), bench.own_session(session))
     if json:
         print(json_module.dumps(as_json(database), indent=2))
 
@@ -29,7 +29,8 @@ def run_tests(_context: Context, session: str = "") -> None:
     from pipeline.tasks.testing import open_bench
 
     bench = open_bench()
-    bench.bracket.run_tests(bench.plan_tests(), bench.own_session(session))
+    with bench.results.claim("invoke run-tests"):
+        bench.bracket.run_tests(bench.check_tests(), bench.own_session(session))
 
 
 @command(help=SESSION)
@@ -48,4 +49,5 @@ def itest(_context: Context, image: str = "") -> None:
     from pipeline.tasks.testing import open_bench
 
     bench = open_bench()
-    bench.bracket.whole(bench.plan(image), bench.new_session())
+    with bench.results.claim("invoke itest"):
+        bench.bracket.whole(bench.prepare_run(image), bench.new_session())

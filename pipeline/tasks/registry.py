@@ -18,12 +18,12 @@ def registry_start(_context: Context) -> None:
     """Start a private registry on this engine (default: 127.0.0.1:5000), building its image where needed."""
     from pipeline.adapters.docker_engine import DockerEngine
     from pipeline.registry_server import start_registry
-    from pipeline.tasks.wiring import image_reference
+    from pipeline.tasks.wiring import provide_image
 
     config = read_project()
     server = config.registry_server
     status = start_registry(
-        DockerEngine(), server, config.project, config.root, lambda: image_reference(config, server.image, say), lambda: _answers(config)
+        DockerEngine(), server, config.project, config.root, lambda: provide_image(config, server.image, say), lambda: _answers(config)
     )
     print(f"registry {status.address}: {status.state} (data in the volume {status.volume})")
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from pipeline.adapters import processes
 from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.config import Config
-from pipeline.databases.engine import load_engine
-from pipeline.integration.bracket import Bracket, Run, plan_run
+from pipeline.databases.engine import DatabaseEngine
+from pipeline.integration.bracket import Bracket, Run, check_run, read_engine
 from pipeline.integration.database import Database
+from pipeline.integration.results import Results
 from pipeline.sessions import Session, new_session, own_session
 from pipeline.tasks.command import read_project, say
 
@@ -28,26 +29,33 @@ class TestBench:
 
     @cached_property
     def bracket(self) -> Bracket:
-        return Bracket(DockerEngine(), load_engine(self.config.itest.engine), processes, say)
+        return Bracket(DockerEngine(), self._kind, processes, say)
 
-    def plan(self, image: str = "", tests: bool = True) -> Run:
+    @property
+    def results(self) -> Results:
+        return Results(self.config.root, self.config.state)
+
+    def prepare_run(self, image: str = "", tests: bool = True) -> Run:
         """Check everything, then see to it that the image is there as far as this repository makes it."""
-        from pipeline.tasks.wiring import image_reference  # git, BuildKit, registry: only a start needs them
+        from pipeline.tasks.wiring import provide_image  # git, BuildKit, registry: only a start needs them
 
         name = image or self.config.itest.image
-        kind = load_engine(self.config.itest.engine)
-        plan_run(self.config, name, kind, processes, tests)  # a mistake is worth knowing before minutes of building
-        return plan_run(self.config, image_reference(self.config, name, say), kind, processes, tests)
+        run = check_run(self.config, name, self._kind, processes, tests)  # a mistake is worth knowing before minutes of building
+        return replace(run, database=replace(run.database, image=provide_image(self.config, name, say)))
 
-    def plan_tests(self) -> Run:
+    def check_tests(self) -> Run:
         """Check everything; the database that runs already has its image."""
-        return plan_run(self.config, self.config.itest.image, load_engine(self.config.itest.engine), processes)
+        return check_run(self.config, self.config.itest.image, self._kind, processes)
 
     def own_session(self, key: str) -> Session:
         return own_session(self.config.project, self.config.root, self._lease, os.environ, key)
 
     def new_session(self) -> Session:
         return new_session(self.config.project, self.config.root, self._lease, os.environ)
+
+    @cached_property
+    def _kind(self) -> DatabaseEngine:
+        return read_engine(self.config)
 
     @property
     def _lease(self) -> float:

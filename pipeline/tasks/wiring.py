@@ -58,7 +58,7 @@ class ImageProject:
     def hierarchy(self) -> Hierarchy:
         return read_hierarchy(self.config)
 
-    def plan(self, only: Sequence[str] = (), rebuild: bool = False, need_registry: bool = False, remember: bool = True) -> BuildPlan:
+    def read_plan(self, only: Sequence[str] = (), rebuild: bool = False, need_registry: bool = False, remember: bool = True) -> BuildPlan:
         """Read every fact and plan. Without `need_registry`, a registry that does not answer is said and left out."""
         root = self.config.root
         hierarchy = self.hierarchy.only(only) if only else self.hierarchy
@@ -263,7 +263,7 @@ class _Source:
         return bootstrap_suite(suites)
 
 
-def image_reference(config: Config, image: str, say: Callable[[str], None]) -> str:
+def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str:
     """The image that a service of the pipeline's own runs in: built first where it is an image definition of this repository."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", image):
         return image
@@ -272,7 +272,7 @@ def image_reference(config: Config, image: str, say: Callable[[str], None]) -> s
             place = next((key for key in ("itest", "registry_server") if getattr(config, key).image == image), "")
             where = f"{CONFIG_FILE}:{line_of(config.root / CONFIG_FILE, place, 'image')}: '{place}.image'" if place else "--image"
             raise ConfigurationError(f"{where}: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
-        plan = project.plan([image])
+        plan = project.read_plan([image])
         if plan[image].action == "skip":
             raise ImageUnavailableError(
                 f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml."

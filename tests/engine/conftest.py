@@ -22,7 +22,7 @@ from pipeline.adapters.registry import Registry
 from pipeline.config import read_config
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import Reference
-from pipeline.tasks.wiring import image_reference
+from pipeline.tasks.wiring import provide_image
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INVOKE = str(Path(sys.executable).with_name("invoke"))
@@ -52,7 +52,7 @@ def engine() -> Iterator[docker.DockerClient]:
 
 def own_image(name: str) -> str:
     """An image of this repository, built first where needed; its content tag."""
-    return image_reference(read_config(ROOT), name, lambda line: print(line, file=sys.stderr))
+    return provide_image(read_config(ROOT), name, lambda line: print(line, file=sys.stderr))
 
 
 @pytest.fixture(scope="session")

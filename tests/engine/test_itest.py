@@ -29,7 +29,7 @@ from pipeline.databases.engine import Account, Address, Answer, Password
 from pipeline.databases.readiness import HealthCheck, wait_until_ready
 from pipeline.integration.database import FILES
 from pipeline.plugins import ORACLE
-from pipeline.sessions import LEASE, PROJECT, SESSION, current_owner, own_session
+from pipeline.sessions import CHECKOUT, LEASE, PROJECT, SESSION, current_owner, own_session
 from tests.engine.engine_proxy import engine_proxy
 
 TASKS = "from pipeline.tasks import namespace\n"
@@ -282,6 +282,37 @@ def test_interrupted_at_any_moment_of_the_start_nothing_is_left(checkout: Checko
         checkout.assert_nothing_left()
 
 
+def test_a_second_itest_in_the_same_checkout_is_refused_before_anything_starts(checkout: Checkout) -> None:
+    waiting = "\nimport time\nPath('testing').touch()\nwhile not Path('go').exists(): time.sleep(0.02)\n"
+    checkout.write("tests.py", PASSING + waiting)
+    process = checkout.begin("itest")
+    wait_until((checkout.root / "testing").exists, "the tests run")
+    for command in ("itest", "run-tests"):
+        ended = checkout.invoke(command)
+        assert ended.code == 44
+        assert f"`invoke itest` (process {process.pid}) is running in this checkout" in ended.err
+        assert "database:" not in ended.err
+    started = checkout.invoke("start-oracle", "--image", "127.0.0.1:1/no/such:image")  # may run; the results are not its own
+    assert started.code == 22
+    checkout.write("go", "")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert "1 passed" in err
+    checkout.assert_nothing_left()
+
+
+def test_two_checkouts_test_at_once(checkout: Checkout, make_checkout: Callable[[], Checkout]) -> None:
+    other = make_checkout()
+    other.configure(_image(checkout), "prepare: [{sql: sql}]")
+    other.write("sql/01-schema.sql", SCHEMA)
+    for here, there in ((checkout, other), (other, checkout)):
+        meeting = f"\nimport time\nPath('testing').touch()\nwhile not Path({str(there.root)!r}, 'testing').exists(): time.sleep(0.02)\n"
+        here.write("tests.py", PASSING + meeting)
+    for process in [each.begin("itest") for each in (checkout, other)]:
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 0, err
+
+
 # Three processes
 
 
@@ -313,6 +344,39 @@ def test_starting_twice_gives_the_same_session_prepared_once(checkout: Checkout)
     assert checkout.invoke("run-tests").code == 0  # a second preparation would have doubled the rows
 
 
+def test_stdout_holds_one_document_whatever_a_preparing_program_prints(checkout: Checkout) -> None:
+    checkout.configure(_image(checkout), "prepare: [{sql: sql}, {run: [echo, migrated]}]")
+    ended = checkout.invoke("start-oracle", "--json")
+    assert json.loads(ended.out)["image"] == _image(checkout), ended.out
+    assert "\nmigrated\n" in ended.err
+
+
+def test_results_of_an_earlier_run_are_not_those_of_one_that_fails(checkout: Checkout) -> None:
+    def left_after(*arguments: str) -> str:
+        assert checkout.invoke("itest").code == 0
+        assert (checkout.results / "junit.xml").exists()
+        assert checkout.invoke(*arguments, "--image", "127.0.0.1:1/no/such:image").code == 22
+        assert not (checkout.results / "junit.xml").exists()
+        assert not (checkout.results / "database.log").exists()
+        return (checkout.results / "summary.md").read_text()
+
+    assert "not started: 127.0.0.1:1/no/such:image cannot be pulled" in left_after("start-oracle")
+    assert "not started: 127.0.0.1:1/no/such:image cannot be pulled" in left_after("itest")
+    assert checkout.invoke("itest").code == 0
+    assert checkout.invoke("run-tests").code == 43
+    assert [path.name for path in checkout.results.iterdir()] == ["summary.md"]
+    assert "not run: there is no session" in (checkout.results / "summary.md").read_text()
+
+
+def test_a_second_start_leaves_the_results_of_the_tests_alone(checkout: Checkout) -> None:
+    checkout.start()
+    assert checkout.invoke("run-tests").code == 0
+    checkout.start()
+    assert checkout.invoke("start-oracle", "--image", "127.0.0.1:1/no/such:image").code == 22
+    assert (checkout.results / "junit.xml").exists()
+    assert "the tests passed" in (checkout.results / "summary.md").read_text()
+
+
 def test_concurrent_starts_make_one_database(checkout: Checkout) -> None:
     with ThreadPoolExecutor(3) as pool:
         ports = {said["port"] for said in pool.map(lambda _: checkout.start(), range(3))}
@@ -338,9 +402,23 @@ def test_a_dead_database_is_replaced(checkout: Checkout) -> None:
     missing = checkout.invoke("run-tests")
     assert missing.code == 43
     assert "exit code 137" in missing.err
+    assert "DATABASE IS READY TO USE!" in (checkout.results / "database.log").read_text()
     assert checkout.start()["session"] == first["session"]
     assert len(checkout.containers) == 1
     assert checkout.invoke("run-tests").code == 0
+
+
+def test_a_database_that_dies_while_run_tests_looks_for_it_leaves_its_log(checkout: Checkout) -> None:
+    port = checkout.start()["port"]
+    subprocess.run(["docker", "pause", checkout.containers[0].id], check=True, capture_output=True)  # nobody can log in
+    process = checkout.begin("run-tests")
+    established = f":{port:04X} 01 "  # proc_net_tcp: remote address, state
+    wait_until(lambda: established in Path("/proc/net/tcp").read_text(), "run-tests tries to log in")
+    subprocess.run(["docker", "kill", checkout.containers[0].id], check=True, capture_output=True)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 40, err
+    assert "Its whole log is in .pipeline/itest/database.log." in err
+    assert "DATABASE IS READY TO USE!" in (checkout.results / "database.log").read_text()
 
 
 @pytest.mark.parametrize("moment", ["created", "preparing"])
@@ -438,13 +516,16 @@ def test_a_start_sweeps_what_outlived_its_lease_and_not_the_living(checkout: Che
     image, other = _image(checkout), make_checkout()
 
     def leave(session: str, lease: float, project: str = checkout.project) -> str:
-        labels = {PROJECT: project, SESSION: session, LEASE: str(int(time.time() + lease))}
+        labels = {PROJECT: project, SESSION: session, LEASE: str(int(time.time() + lease)), CHECKOUT: str(checkout.root)}
         name = f"{project}-{session}"
         container = checkout.engine.create_container(name=name, image=image, labels=labels, environment={}, publish=1521)
         assert container
         return container
 
     leave("over", -10)
+    files = {name: checkout.root / f".pipeline/database-{name}.sh" for name in ("over", "living")}
+    for file in files.values():
+        checkout.write(str(file.relative_to(checkout.root)), "export DB_PASSWORD=Geheim1\n")
     living, foreign = leave("living", 600), leave("over", -10, other.project)
     volume = f"{checkout.project}-volume"
     over = ["--label", f"{PROJECT}={checkout.project}", "--label", f"{SESSION}=over", "--label", f"{LEASE}=1"]
@@ -453,6 +534,7 @@ def test_a_start_sweeps_what_outlived_its_lease_and_not_the_living(checkout: Che
     ended = checkout.invoke("itest")
     assert ended.code == 0, ended.err
     assert "swept session over" in ended.err
+    assert (files["over"].exists(), files["living"].exists()) == (False, True)
     assert [container.id for container in checkout.containers] == [living]
     assert [container.id for container in other.containers] == [foreign]
     assert checkout.engine.list_volumes({PROJECT: checkout.project}) == {}
@@ -618,7 +700,10 @@ def test_a_user_who_comes_late_is_waited_for(checkout: Checkout, monkeypatch: py
 def test_an_engine_that_does_not_answer_has_an_exit_code_of_its_own(checkout: Checkout) -> None:
     ended = checkout.invoke("start-oracle", DOCKER_HOST="unix:///nonexistent/docker.sock")
     assert ended.code == 20
-    assert "/nonexistent/docker.sock" in ended.err
+    reason = "does not answer (while trying to connect): No such file or directory\n"
+    assert ended.err.startswith(f"error: the engine at unix:///nonexistent/docker.sock {reason}")
+    assert ended.err.count("docker.sock") == 1
+    assert "not started" in (checkout.results / "summary.md").read_text()
 
 
 def _image(checkout: Checkout) -> str:

@@ -137,7 +137,7 @@ class Engine:
 
 def test_a_sweep_takes_what_outlived_its_lease_and_nothing_else() -> None:
     def labels(project: str, session: str, lease: int) -> dict[str, str]:
-        return {sessions.PROJECT: project, sessions.SESSION: session, sessions.LEASE: str(lease)}
+        return {sessions.PROJECT: project, sessions.SESSION: session, sessions.LEASE: str(lease), sessions.CHECKOUT: f"/{session}"}
 
     keep = [
         Thing("living", labels("ledger", "living", 1001)),
@@ -148,7 +148,7 @@ def test_a_sweep_takes_what_outlived_its_lease_and_nothing_else() -> None:
     engine = Engine(
         [*keep, Thing("over", labels("ledger", "over", 999))], {"n": labels("ledger", "over", 999)}, {"v": labels("ledger", "gone", 5)}
     )
-    assert sweep(engine, "ledger", now=1000) == ["gone", "over"]
+    assert sweep(engine, "ledger", now=1000) == [("gone", "/gone"), ("over", "/over")]
     assert (engine.containers, engine.networks, engine.volumes) == (keep, {}, {})
 
 

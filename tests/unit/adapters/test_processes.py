@@ -54,6 +54,12 @@ def test_it_runs_in_its_folder_with_its_environment(tmp_path: Path) -> None:
     assert (tmp_path / "out").read_text() == "b c\n"
 
 
+def test_a_quiet_program_leaves_stdout_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_program(["echo", "aside"], tmp_path, os.environ, quiet=True) == 0
+    assert run_program(["echo", "result"], tmp_path, os.environ) == 0
+    assert capfd.readouterr() == ("result\n", "aside\n")
+
+
 def test_programs_are_found_by_path_in_their_folder_or_on_path(tmp_path: Path) -> None:
     script = tmp_path / "run.sh"
     script.write_text("#!/bin/sh\nexit 5\n")

@@ -72,8 +72,8 @@ def test_a_program_that_fails_stops_with_its_exit_code(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("missing.sql", None, r"itest.prepare\[0\]': there is no missing.sql"),
-        ("bad.sql", b"\xff\xfe", "bad.sql cannot be read"),
+        ("missing.sql", None, "there is no missing.sql"),
+        ("bad.sql", b"\xff\xfe", "bad.sql: it cannot be read"),
         ("inc.sql", b"a;\n@other.sql\n", r"inc.sql:2: '@' is a command of SQL\*Plus itself"),
     ],
 )

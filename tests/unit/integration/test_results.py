@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
+from pipeline.errors import CheckoutBusyError
 from pipeline.integration.results import Counts, Results
 
 PROPERTIES = {"database.image": "gvenzl/oracle-free:23", "database.standin": "false"}
@@ -66,6 +68,35 @@ def test_yesterday_s_report_is_not_today_s_result(tmp_path: Path) -> None:
     write(results.folder / "left.xml", SUITE)
     results.begin()
     assert str(collect(results, "*.xml")) == "no JUnit XML was written (see `itest.junit`)"
+
+
+def test_one_run_has_the_results_and_another_is_told_which(tmp_path: Path, results: Results) -> None:
+    write(results.folder / "left.xml", SUITE)
+    with results.claim("invoke itest"):
+        assert not list(results.folder.iterdir())
+        write(results.folder / "mine.xml", SUITE)
+        another = Results(tmp_path, tmp_path / ".pipeline")
+        assert another.are_claimed()
+        claimed = rf"`invoke itest` \(process {os.getpid()}\) is running in this checkout"
+        with pytest.raises(CheckoutBusyError, match=claimed), another.claim("invoke run-tests"):
+            pass
+        assert (results.folder / "mine.xml").exists()
+        with Results(tmp_path, tmp_path / "another").claim("invoke itest"):
+            pass
+    assert not another.are_claimed()
+    with another.claim("invoke run-tests"):
+        pass
+
+
+def test_a_run_that_was_killed_claims_nothing(tmp_path: Path, results: Results) -> None:
+    process = os.fork()
+    if not process:
+        with results.claim("invoke itest"):
+            os.kill(os.getpid(), signal.SIGKILL)
+    assert os.WTERMSIG(os.waitpid(process, 0)[1]) == signal.SIGKILL
+    assert (tmp_path / ".pipeline/itest.lock").read_text()
+    with results.claim("invoke itest"):
+        pass
 
 
 def test_reports_written_to_the_results_folder_itself_count(results: Results) -> None:

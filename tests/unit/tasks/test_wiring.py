@@ -17,7 +17,7 @@ from git import Actor, Repo
 from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError, RegistryUnreachableError
 from pipeline.reference import parse_reference
-from pipeline.tasks.wiring import ImageProject, image_reference, pull_reference
+from pipeline.tasks.wiring import ImageProject, provide_image, pull_reference
 
 MakeProject = Callable[[Mapping[str, str]], Path]
 DIGEST = "sha256:" + "1" * 64
@@ -113,7 +113,7 @@ def wired(engine: Engine, config: Config, said: list[str]) -> Iterator[ImageProj
 
 
 def test_without_a_registry_a_plan_goes_by_the_engine_and_says_so(wired: ImageProject, said: list[str]) -> None:
-    plan = wired.plan()
+    plan = wired.read_plan()
     assert [(step.name, step.action) for step in plan.steps] == [("root", "build"), ("child", "build")]
     assert str(plan.revision).startswith("main at ")
     assert not plan.revision.dirty
@@ -123,23 +123,23 @@ def test_without_a_registry_a_plan_goes_by_the_engine_and_says_so(wired: ImagePr
 
 def test_publishing_needs_the_registry(wired: ImageProject) -> None:
     with pytest.raises(RegistryUnreachableError):
-        wired.plan(need_registry=True)
+        wired.read_plan(need_registry=True)
 
 
 def test_what_the_engine_has_needs_nothing(wired: ImageProject, engine: Engine) -> None:
-    for step in wired.plan().steps:
+    for step in wired.read_plan().steps:
         engine.images.update({str(reference): (f"sha256:{step.name}", []) for reference in step.references})
-    assert {step.action for step in wired.plan().steps} == {"none"}
+    assert {step.action for step in wired.read_plan().steps} == {"none"}
 
 
 def test_a_change_is_dirty_and_a_build_product_is_only_an_input(wired: ImageProject, config: Config) -> None:
-    clean = wired.plan()
+    clean = wired.read_plan()
     (config.root / "dockerfiles/child/x.war").write_text("built")
-    plan = wired.plan()
+    plan = wired.read_plan()
     assert not plan.revision.dirty
     assert plan["child"].content != clean["child"].content
     (config.root / "dockerfiles/child/new").write_text("1")
-    plan = wired.plan()
+    plan = wired.read_plan()
     assert plan.revision.dirty
     assert plan["child"].dirty
     assert not plan["root"].dirty
@@ -148,9 +148,9 @@ def test_a_change_is_dirty_and_a_build_product_is_only_an_input(wired: ImageProj
 
 
 def test_a_base_is_remembered_unless_told_otherwise(wired: ImageProject, config: Config) -> None:
-    wired.plan(remember=False)
+    wired.read_plan(remember=False)
     assert not config.state.exists()
-    wired.plan()
+    wired.read_plan()
     assert DIGEST in (config.state / "bases.json").read_text()
 
 
@@ -181,7 +181,7 @@ def test_pull_and_push_addresses_may_differ(images: MakeProject, registry: str, 
 def test_a_pulled_image_gets_the_name_it_is_pushed_under(engine: Engine, config: Config, said: list[str]) -> None:
     (config.root / "pipeline.yaml").write_text(f"registry: {NOBODY}\nnamespace: team\npull_from: mirror.example/all\n")
     with ImageProject(read_config(config.root), said.append) as project:
-        plan = project.plan()
+        plan = project.read_plan()
         content = plan["root"].content
         engine.images[str(content)] = ("sha256:pulled", [])
         assert project.workshop(plan).pull(content) == "sha256:pulled"
@@ -192,7 +192,7 @@ def test_a_pulled_image_gets_the_name_it_is_pushed_under(engine: Engine, config:
 
 
 def test_labels_say_where_an_image_comes_from_without_credentials(wired: ImageProject) -> None:
-    plan = wired.plan()
+    plan = wired.read_plan()
     workshop = wired.workshop(plan)
     root, child = workshop._labels(plan["root"]), workshop._labels(plan["child"])
     assert root["org.opencontainers.image.title"] == "root"
@@ -216,22 +216,22 @@ def test_build_secrets_are_named_and_never_read(
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
     with ImageProject(read_config(config.root), said.append) as project:
         (config.root / "images/child.yaml").write_text("parent: root\nsecrets: [file, env, spare, ca]\n")
-        found = project.workshop(project.plan())._secrets
+        found = project.workshop(project.read_plan())._secrets
     assert found == {"file": f"src={config.root / 'token'}", "env": "env=TOKEN", "ca": f"src={tmp_path / 'ca.pem'}"}
     (config.root / "images/child.yaml").write_text("parent: root\nsecrets: [lost]\n")
     with (
         ImageProject(read_config(config.root), said.append) as project,
         pytest.raises(ConfigurationError, match=r"pipeline.yaml:7: the build secret 'lost' is missing: there is no file nowhere"),
     ):
-        project.workshop(project.plan())
+        project.workshop(project.read_plan())
 
 
 def test_the_image_of_a_service(engine: Engine, config: Config, said: list[str]) -> None:
-    assert image_reference(config, "docker.io/gvenzl/oracle-free:23", said.append) == "docker.io/gvenzl/oracle-free:23"
+    assert provide_image(config, "docker.io/gvenzl/oracle-free:23", said.append) == "docker.io/gvenzl/oracle-free:23"
     with pytest.raises(ConfigurationError, match="there is no image definition 'rot'") as caught:
-        image_reference(config, "rot", said.append)
+        provide_image(config, "rot", said.append)
     assert "'root'" in caught.value.hint
     with ImageProject(config, said.append) as project:
-        step = project.plan()["root"]
+        step = project.read_plan()["root"]
     engine.images.update({str(reference): ("sha256:root", []) for reference in step.references})
-    assert image_reference(config, "root", said.append) == str(step.content)
+    assert provide_image(config, "root", said.append) == str(step.content)

@@ -1,0 +1,72 @@
+"""Everything the configuration can have wrong is known before a database is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.adapters import processes
+from pipeline.config import read_config
+from pipeline.errors import ConfigurationError
+from pipeline.integration.bracket import Run, check_run, read_engine
+
+
+def check(root: Path, *lines: str, tests: bool = True, image: str = "") -> Run:
+    text = "\n".join(["registry: localhost:5000", "namespace: ledger", "itest:", *(f"  {line}" for line in lines)])
+    (root / "pipeline.yaml").write_text(text, encoding="utf-8")
+    config = read_config(root)
+    return check_run(config, image or config.itest.image, read_engine(config), processes, tests)
+
+
+def test_a_run_holds_the_commands_as_written(tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_text("SELECT 1 FROM dual;")
+    run = check(tmp_path, "run: [sh, -c, 'exit 0']", "prepare: [{sql: a.sql}]", "junit: ['**/TEST-*.xml']")
+    assert run.command == ("sh", "-c", "exit 0")
+    assert run.folder == tmp_path
+    assert len(run.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["user: app"], r"pipeline.yaml:3: 'itest.run': there is no test command"),
+        (["user: app", "run: [no-such-program]"], r"pipeline.yaml:5: 'itest.run': there is no program 'no-such-program'"),
+        (["run: [sh]", "user: SYSTEM"], r"pipeline.yaml:5: 'itest.user': 'SYSTEM' is the database's own"),
+        (["run: [./mvnw]"], r"'itest.run': there is no program './mvnw'"),
+        (["run: [sh]", "folder: nowhere"], r"pipeline.yaml:5: 'itest.folder': there is no folder nowhere"),
+        (["run: [sh]", "junit:", "  - ../*.xml"], r"pipeline.yaml:6: 'itest.junit\[0\]': '../\*.xml' leaves the project"),
+        (["run: [sh]", "prepare:", "  - run: [flywai]"], r"'itest.prepare\[0\].run': there is no program 'flywai'"),
+        (["run: [sh]", "prepare:", "  - sql: nowhere"], r"pipeline.yaml:6: 'itest.prepare\[0\].sql': there is no nowhere"),
+        (["run: [sh]", "engine: orakle"], r"pipeline.yaml:5: 'itest.engine': there is no database engine 'orakle'"),
+        (["run: [sh]", "image: UPPER/x:y:z"], r"pipeline.yaml:5: 'itest.image': 'UPPER/x:y:z' is not an image reference"),
+    ],
+)
+def test_mistakes_name_file_line_and_key(tmp_path: Path, lines: list[str], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        check(tmp_path, *lines)
+
+
+def test_the_nearest_valid_name_is_suggested(tmp_path: Path) -> None:
+    (tmp_path / "schema").mkdir()
+    (tmp_path / "schema/a.sql").touch()
+    (tmp_path / "schemata").mkdir()  # holds no script
+    for line, hint in (("prepare: [{sql: shema}]", "Did you mean 'schema'?"), ("engine: orakle", "Did you mean 'oracle'?")):
+        with pytest.raises(ConfigurationError) as caught:
+            check(tmp_path, "run: [sh]", line)
+        assert caught.value.hint.startswith(hint)
+
+
+def test_a_mistake_in_a_script_names_the_script_first(tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_text("a;\n@other.sql\n")
+    with pytest.raises(ConfigurationError, match=r"^a.sql:2: "):
+        check(tmp_path, "run: [sh]", "prepare: [{sql: a.sql}]")
+
+
+def test_a_bad_image_of_the_command_line_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"^--image: 'a:b:c' is not an image reference"):
+        check(tmp_path, "run: [sh]", image="a:b:c")
+
+
+def test_starting_a_database_needs_no_test_command(tmp_path: Path) -> None:
+    assert check(tmp_path, "user: app", tests=False).command == ()
