@@ -21,7 +21,8 @@ from pipeline.databases.prepare import Program, Script, find_scripts, read_steps
 from pipeline.document import line_of
 from pipeline.errors import ConfigurationError, EngineError, PipelineError, TestsFailedError
 from pipeline.integration.address import address_files, address_variables, remove_address_files, write_address_files
-from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, DatabaseSpec, Engine
+from pipeline.integration.container_engine import ContainerEngine
+from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, DatabaseSpec
 from pipeline.integration.interruption import Interruption
 from pipeline.integration.results import Counts, Results
 from pipeline.reference import parse_reference
@@ -90,7 +91,7 @@ def check_run(config: Config, image: str, kind: DatabaseEngine, programs: Progra
 class Bracket:
     """The steps of a run on one container engine."""
 
-    def __init__(self, engine: Engine, kind: DatabaseEngine, programs: Programs, say: Callable[[str], None]) -> None:
+    def __init__(self, engine: ContainerEngine, kind: DatabaseEngine, programs: Programs, say: Callable[[str], None]) -> None:
         self._engine = engine
         self._kind = kind
         self._programs = programs

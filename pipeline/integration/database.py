@@ -9,9 +9,8 @@ from __future__ import annotations
 import secrets
 import string
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 from pipeline import sessions
 from pipeline.databases.engine import Account, Address, Connection, DatabaseEngine, Password
@@ -26,8 +25,9 @@ from pipeline.errors import (
     PreparationError,
     SessionMissingError,
 )
+from pipeline.integration.container_engine import ContainerEngine, Inspected
 from pipeline.integration.interruption import Interruption
-from pipeline.sessions import Labelled, Session
+from pipeline.sessions import Session
 
 ROLE = "database"
 ENGINE = "pipeline.database.engine"
@@ -46,62 +46,6 @@ ALIVE = ("running", "paused", "restarting")
 _ALPHABET = string.ascii_letters + string.digits
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _OWN_ADDRESS = ("127.0.0.1", "localhost", "::1")
-
-
-class Inspected(Labelled, Protocol):
-    """A container, looked at closely."""
-
-    @property
-    def exit_code(self) -> int: ...
-
-    @property
-    def out_of_memory(self) -> bool: ...
-
-    @property
-    def error(self) -> str: ...
-
-    @property
-    def ports(self) -> Mapping[int, int]: ...
-
-
-class Engine(sessions.Engine, Protocol):
-    """What a database needs of a container engine. Every method may raise EngineError."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def host(self) -> str: ...
-
-    @property
-    def is_local(self) -> bool: ...
-
-    def find_image(self, reference: str) -> object | None: ...
-
-    def pull_image(self, reference: str) -> None: ...
-
-    def create_container(
-        self,
-        *,
-        name: str,
-        image: str,
-        labels: Mapping[str, str],
-        environment: Mapping[str, str],
-        publish: int,
-        bind: str,
-        memory: str,
-        shm: str,
-    ) -> str | None: ...
-
-    def write_files(self, container: str, folder: str, files: Mapping[str, bytes]) -> None: ...
-
-    def read_file(self, container: str, path: str) -> bytes | None: ...
-
-    def start_container(self, container: str) -> None: ...
-
-    def find_container(self, container: str) -> Inspected | None: ...
-
-    def read_log(self, container: str, lines: int = 0) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -149,7 +93,7 @@ class Database:
 class DatabaseHost:
     """Databases of one kind in sessions on one container engine."""
 
-    def __init__(self, engine: Engine, kind: DatabaseEngine, interruption: Interruption, say: Callable[[str], None]) -> None:
+    def __init__(self, engine: ContainerEngine, kind: DatabaseEngine, interruption: Interruption, say: Callable[[str], None]) -> None:
         self._engine = engine
         self._kind = kind
         self._interruption = interruption
