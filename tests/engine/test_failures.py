@@ -314,7 +314,7 @@ def test_a_registry_that_dies_in_the_middle_of_a_push(small: Project, engine: do
             assert failed.returncode == 30, failed.stderr
             assert proxy.faults == []
             assert proxy.host in failed.stderr
-            assert "second" not in json.loads((small.root / ".pipeline/release.json").read_text())["images"]
+            assert not (small.root / ".pipeline/release.json").exists()
             server.container.start()
             wait_for(proxy.reaches_registry, "the registry is there again")
             images = small.json("push")["images"]
