@@ -208,6 +208,7 @@ def project(tmp_path: Path, engine: docker.DockerClient, registry: RegistryConta
     made.write(".gitignore", ".pipeline/\n__pycache__/\n")
     yield made
     remove_images(engine, f"*/{namespace}/*")
+    engine.images.prune(filters={"dangling": True, "label": f"pipeline.project={namespace}"})  # what --no-cache has replaced
 
 
 def remove_images(engine: docker.DockerClient, pattern: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import json
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import docker.errors
 import pytest
 
 from tests.engine import conftest
@@ -43,7 +45,8 @@ def start(engine: docker.DockerClient) -> Iterator[Start]:
 
     yield run
     for container in made:
-        container.remove(force=True, v=True)
+        with contextlib.suppress(docker.errors.NotFound):  # a test has done it already
+            container.remove(force=True, v=True)
 
 
 def archive(files: dict[str, str]) -> bytes:
@@ -57,7 +60,13 @@ def archive(files: dict[str, str]) -> bytes:
 
 
 def output(engine: docker.DockerClient, image: str, *command: str, **options: Any) -> str:
-    return bytes(engine.containers.run(own_image(image), list(command), remove=True, **options)).decode().strip()
+    container = engine.containers.create(own_image(image), list(command), labels={TEST_LABEL: RUN}, **options)
+    try:
+        container.start()
+        assert container.wait()["StatusCode"] == 0, container.logs().decode()
+        return container.logs(stderr=False).decode().strip()
+    finally:
+        container.remove(force=True, v=True)  # docker-py's own `remove` would leave the volumes the image declares
 
 
 def port_of(container: Any, port: int) -> int:
@@ -287,7 +296,7 @@ def test_accounting_says_which_revision_it_is_and_runs_without_a_database(start:
 def test_another_build_tools_war_takes_the_place_of_the_compiled_one(start: Start, engine: docker.DockerClient, tmp_path: Path) -> None:
     (tmp_path / "WEB-INF/classes").mkdir(parents=True)
     (tmp_path / "index.jsp").write_text("made elsewhere")
-    tag = "pipeline-test/war:local"
+    tag = f"pipeline-test/war:{RUN}"
     command = ["docker", "buildx", "build", "--quiet", "--tag", tag, "--build-arg", f"BASE_IMAGE={own_image('tomcat')}"]
     command += ["--build-context", f"jdk=docker-image://{own_image('jdk')}", "--build-context", f"war={tmp_path}"]
     result = subprocess.run([*command, str(ROOT / "examples/accounting")], capture_output=True, text=True, check=False)
@@ -295,6 +304,7 @@ def test_another_build_tools_war_takes_the_place_of_the_compiled_one(start: Star
     try:
         container = start(tag, ports=(8080,))
         wait_for(lambda: get(container, "/accounting/") == (200, "made elsewhere"), "the other WAR is served")
+        container.remove(force=True, v=True)
     finally:
         engine.images.remove(tag, force=True)
 
