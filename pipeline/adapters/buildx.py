@@ -138,7 +138,7 @@ class Buildx:
             "code = Unavailable",
             "closing transport",
         ):
-            if sign in text:
+            if any(sign in line for line in text.splitlines() if line.startswith("ERROR:")):  # buildx's own, not a RUN's output
                 return EngineError(
                     f"the Docker Engine went away while {name} was being built",
                     f"Start it and run the build again; finished images stay. Log: {log_path}",

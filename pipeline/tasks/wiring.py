@@ -19,7 +19,7 @@ from pipeline.adapters.mmdebstrap import bootstrap_suite, make_root_filesystem
 from pipeline.adapters.registry import Registry
 from pipeline.config import CONFIG_FILE, Config
 from pipeline.document import line_of, nearest
-from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryUnreachableError
+from pipeline.errors import BuildError, ConfigurationError, EngineError, ImageUnavailableError, RegistryUnreachableError
 from pipeline.images.bases import BOOTSTRAP_REPOSITORY, LOCK_FILE, Bases, read_bases, remember_bases, resolve_bases
 from pipeline.images.build import build_images, recorded_inputs
 from pipeline.images.context import read_context, read_ignore_rules, write_context
@@ -186,7 +186,21 @@ class DockerWorkshop:
         def write(stream: IO[bytes]) -> None:
             write_context(step.context, stream)
 
-        return self._buildx.build(request, write)
+        try:
+            return self._buildx.build(request, write)
+        except BuildError as error:
+            self._check_engine(step.name, error)
+            raise
+
+    def _check_engine(self, name: str, failure: BuildError) -> None:
+        """Of an engine that dies, buildx says many things, most of them no help: the engine is asked itself."""
+        try:
+            self._engine.info()
+        except EngineError as gone:
+            raise EngineError(
+                f"the Docker Engine went away while {name} was being built",
+                f"Start it and run the build again; finished images stay. {gone.hint}",
+            ) from failure
 
     def pull(self, content: Reference) -> str:
         source = pull_reference(self._config, content)

@@ -67,7 +67,7 @@ def ubuntu_image(engine: docker.DockerClient) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def tiny_image(engine: docker.DockerClient, ubuntu_image: str) -> Iterator[str]:
     """A shell and little else, 5 MB, so that an image can be carried to another engine or registry in no time."""
-    name = "pipeline-test/tiny:local"
+    name = f"pipeline-test/tiny:{RUN}"
     dockerfile = (
         f"FROM {ubuntu_image} AS full\n"
         "RUN for file in /bin/sh /bin/sleep /bin/cat /bin/dd; do \\\n"
