@@ -105,8 +105,8 @@ class ImageProject:
         for reference in bases.found.keys() - known.found.keys():
             if bases.found[reference].kind != "local":
                 self.say(f"base {reference}: {bases.describe(reference)} (not pinned: invoke pins.update)")
-        if remember:
-            remember_bases(self.config.root, bases)
+        if remember:  # with what is known for images that are not asked for now
+            remember_bases(self.config.root, Bases({**known.found, **bases.found}, known.pinned))
         return bases
 
     def workshop(self, plan: BuildPlan) -> DockerWorkshop:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socketserver
 import tempfile
 import threading
@@ -235,3 +236,15 @@ def test_the_image_of_a_service(engine: Engine, config: Config, said: list[str])
         step = project.read_plan()["root"]
     engine.images.update({str(reference): ("sha256:root", []) for reference in step.references})
     assert provide_image(config, "root", said.append) == str(step.content)
+
+
+def test_a_plan_of_some_images_forgets_no_base_of_the_others(engine: Engine, config: Config, said: list[str]) -> None:
+    (config.root / "images/other.yaml").write_text("from: debian:13\n")
+    shutil.copytree(config.root / "dockerfiles/root", config.root / "dockerfiles/other")
+    for only in ([], ["root"], []):
+        with ImageProject(read_config(config.root), said.append) as project:
+            project.read_plan(only)
+    assert [line.partition(":")[0] for line in said if line.startswith("base ")] in (
+        ["base ubuntu", "base debian"],
+        ["base debian", "base ubuntu"],
+    )
