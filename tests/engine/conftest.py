@@ -30,6 +30,16 @@ TEST_LABEL = "pipeline.test"  # on every container a test makes by itself, with 
 RUN = uuid.uuid4().hex[:8]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="seeded tests run their full number of rounds, not a sample")
+
+
+@pytest.fixture(scope="session")
+def long_run(request: pytest.FixtureRequest) -> bool:
+    """Whether the tests that draw cases at random shall draw as many as the project's claims are made for."""
+    return bool(request.config.getoption("--long"))
+
+
 def wait_for(condition: Callable[[], Any], what: str, deadline: float = 30.0, interval: float = 0.05) -> Any:
     """Wait until `condition` is true and return it; the one way in which these tests wait."""
     end = time.monotonic() + deadline
