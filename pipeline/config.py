@@ -86,6 +86,9 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     platform: Annotated[str, Doc(description="The platform images are built for.", pattern="^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$")] = (
         "linux/amd64"
     )
+    max_pin_age: Annotated[
+        int, Doc(description="Days after which a plan warns that an image from elsewhere, and the packages on it, are old; 0: never.", ge=0)
+    ] = 45
     secrets: Annotated[dict[str, Secret], Doc(description="Build secrets by name. `ca`, the host's CA bundle, is always there.")] = {}
     registry_server: RegistryServer = RegistryServer()
     itest: IntegrationTests = IntegrationTests()
@@ -102,6 +105,7 @@ class Config:
     project: str
     images: tuple[str, ...]
     platform: str
+    max_pin_age: int
     secrets: dict[str, Secret]
     registry_server: RegistryServer
     itest: IntegrationTests
@@ -167,6 +171,7 @@ def read_config(root: Path) -> Config:
         project=file.project or file.namespace.replace("/", "-"),
         images=file.images,
         platform=file.platform,
+        max_pin_age=file.max_pin_age,
         secrets=file.secrets,
         registry_server=server,
         itest=file.itest,

@@ -65,6 +65,10 @@ class RegistryRefusedError(PipelineError):
     exit_code = 31
 
 
+class TagImmutableError(RegistryRefusedError):
+    """The registry lets nobody overwrite a tag that is there already, or lets this user not."""
+
+
 class DatabaseNotReadyError(PipelineError):
     """The test database died or did not accept the application's login before its deadline."""
 

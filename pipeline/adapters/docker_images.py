@@ -19,11 +19,15 @@ from typing import IO, Any
 from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import read_credentials
 from pipeline.adapters.docker_context import Endpoint
+from pipeline.adapters.registry_transport import plain_hint, tls_hint
 from pipeline.engine_image import EngineImage
 from pipeline.errors import EngineError, ImageUnavailableError, PipelineError, RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import Reference, parse_reference
 
 API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
+_UNTRUSTED = ("x509:",)  # what Go says of a certificate
+_IN_CLEAR = ("server gave http response to https client",)
+_LASTING = ("connection refused", *_UNTRUSTED, *_IN_CLEAR)
 PUSH_PAUSES = (0.2, 1.0, 4.0)  # seconds before a failed push is tried again
 _HINT = "Start the engine, or choose another one: docker context use NAME, or DOCKER_HOST. See: invoke doctor"
 
@@ -86,6 +90,14 @@ class DockerImages:
             str(item["Id"]), frozenset(item.get("RepoTags") or ()), frozenset(item.get("RepoDigests") or ()), int(item["Size"])
         )
 
+    def platform_of(self, reference: str) -> str:
+        """The platform of an image the engine has, as os/architecture[/variant]. Raises ImageUnavailableError where it has none."""
+        try:
+            item = self._json("GET", f"/images/{urllib.parse.quote(reference)}/json")
+        except _NotFoundError as error:
+            raise ImageUnavailableError(f"the engine has no image {reference}", "Build it first: invoke build") from error
+        return "/".join(part for part in (item.get("Os"), item.get("Architecture"), item.get("Variant")) if part)
+
     def tag_image(self, source: str, target: Reference) -> None:
         query = urllib.parse.urlencode({"repo": target.name, "tag": target.tag})
         self._json("POST", f"/images/{urllib.parse.quote(source)}/tag?{query}")
@@ -132,8 +144,8 @@ class DockerImages:
             try:
                 return self._push(reference)
             except RegistryUnreachableError as error:
-                if "connection refused" in error.message.lower():
-                    raise  # nobody listens there: asking again changes nothing
+                if any(sign in error.message.lower() for sign in _LASTING):
+                    raise  # asking again changes nothing
                 time.sleep(pause)
         return self._push(reference)
 
@@ -279,6 +291,9 @@ def _hint_for(message: str) -> str:
 
 def _push_error(reference: Reference, message: str) -> PipelineError:
     lower = message.lower()
+    for signs, hint in ((_UNTRUSTED, tls_hint), (_IN_CLEAR, plain_hint)):
+        if any(sign in lower for sign in signs):
+            return RegistryUnreachableError(f"{reference} cannot be pushed: {message}", hint(reference.registry))
     if any(word in lower for word in ("unauthorized", "denied", "authentication required", "no basic auth")):
         return RegistryRefusedError(f"{reference} cannot be pushed: {message}", f"Log in: docker login {reference.registry}")
     if any(

@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pipeline.errors import RevisionError
 from pipeline.revision import GitFacts
@@ -43,6 +44,41 @@ def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
     )
 
 
+def commit_time(project: Path, commit: str = "HEAD") -> int:
+    """When a commit was committed, in seconds since 1970. Raises RevisionError for one that is not in this clone."""
+    return int(_git(project, "show", "--no-patch", "--format=%ct", commit).split()[-1])
+
+
+def find_commit(project: Path, name: str) -> str:
+    """The full commit that a name stands for in this clone; empty where it stands for none."""
+    try:
+        return _git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
+    except RevisionError:
+        return ""
+
+
+def relate_commits(project: Path, old: str, new: str) -> Literal["same", "forward", "backward", "diverged", "unknown"]:
+    """How `new` stands to `old` in history; `unknown` where this clone does not hold enough of it (it is shallow, or too old)."""
+    if old == new:
+        return "same"
+    if not find_commit(project, old) or not find_commit(project, new):
+        return "unknown"
+    if _is_ancestor(project, old, new):
+        return "forward"
+    if _is_ancestor(project, new, old):
+        return "backward"
+    return "unknown" if _git(project, "rev-parse", "--is-shallow-repository").strip() == "true" else "diverged"
+
+
+def _is_ancestor(project: Path, old: str, new: str) -> bool:
+    """Of a shallow clone, only a yes can be believed."""
+    try:
+        _git(project, "merge-base", "--is-ancestor", old, new)
+    except RevisionError:
+        return False
+    return True
+
+
 def source_url(project: Path) -> str:
     """Where the project comes from (the remote `origin`), without credentials; empty where there is no such remote."""
     try:
@@ -67,7 +103,7 @@ def _top(project: Path) -> Path:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        result = subprocess.run(["git", "--literal-pathspecs", "-C", str(folder), *arguments], capture_output=True, check=False)
+        result = subprocess.run(["git", "--literal-pathspecs", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, check=False)
     except FileNotFoundError:
         raise RevisionError("git is not installed", "On Debian or Ubuntu: apt-get install git") from None
     if result.returncode:

@@ -15,13 +15,13 @@ import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import Credentials, read_credentials
+from pipeline.adapters.registry_transport import RegistryTransport, plain_hint, tls_hint
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import DOCKER_HUB, Reference
 
@@ -31,7 +31,6 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-TIMEOUT = 15.0  # seconds for one answer
 ATTEMPTS = 5  # of one request, where the registry is busy or the connection broke
 FIRST_PAUSE = 0.2  # seconds; four times as long after each attempt
 LONGEST_PAUSE = 10.0  # seconds between two attempts, whatever Retry-After asks for
@@ -62,14 +61,14 @@ class Registry:
 
     def __init__(self, host: str, credentials: Callable[[str], Credentials | None] = read_credentials) -> None:
         self.host = host
-        self._address = "registry-1.docker.io" if host == DOCKER_HUB else host
-        self._plain = is_loopback(host)
+        self._transport = RegistryTransport("registry-1.docker.io" if host == DOCKER_HUB else host)
         self._read_credentials = credentials
         self._credentials: Credentials | None = None
         self._asked_credentials = False
         self._tokens: dict[str, str] = {}  # scope → Authorization header
         self._lock = threading.Lock()
-        self._connections = Connections(lambda: _connect(self._address, self._plain))
+        self._is_understood = False  # it has answered sensibly, in clear or over TLS
+        self._connections = Connections(self._transport.connect)
 
     def close(self) -> None:
         self._connections.close()
@@ -96,10 +95,70 @@ class Registry:
         answer = self._request("GET", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)})
         return Manifest(answer.body, answer.headers.get("content-type", MANIFEST_TYPES[0]).partition(";")[0])
 
+    def find_manifest(self, reference: Reference) -> Manifest | None:
+        """The manifest a tag or digest names; None where there is none."""
+        answer = self._request(
+            "GET", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)}, missing=True
+        )
+        if answer.status == 404:
+            return None
+        return Manifest(answer.body, answer.headers.get("content-type", MANIFEST_TYPES[0]).partition(";")[0])
+
     def put_manifest(self, reference: Reference, manifest: Manifest) -> None:
-        """Let a tag name a manifest whose layers the repository has already."""
+        """Let a tag name a manifest whose layers the repository has already.
+
+        Raises RegistryRefusedError where the registry says that it keeps another digest than the manifest's.
+        """
         headers = {"Content-Type": manifest.media_type}
-        self._request("PUT", _manifest_path(reference), reference.repository, "pull,push", headers, manifest.content)
+        answer = self._request("PUT", _manifest_path(reference), reference.repository, "pull,push", headers, manifest.content)
+        kept = answer.headers.get("docker-content-digest", manifest.digest)
+        if kept != manifest.digest:
+            raise RegistryRefusedError(
+                f"the registry {self.host} keeps {kept} under {reference}, not {manifest.digest}: it changes what is pushed to it",
+                "Push to a registry that keeps manifests byte for byte.",
+            )
+
+    def put_blob(self, repository: str, content: bytes) -> str:
+        """Upload a blob in one piece, unless the repository has it; return its digest."""
+        digest = "sha256:" + hashlib.sha256(content).hexdigest()
+        if self._request("HEAD", f"/v2/{repository}/blobs/{digest}", repository, missing=True).status != 404:
+            return digest
+        begun = self._request("POST", f"/v2/{repository}/blobs/uploads/", repository, "pull,push", {"Content-Length": "0"})
+        place = urllib.parse.urlsplit(begun.headers.get("location", ""))
+        query = urllib.parse.urlencode([*urllib.parse.parse_qsl(place.query), ("digest", digest)])
+        headers = {"Content-Type": "application/octet-stream"}
+        self._request("PUT", f"{place.path}?{query}", repository, "pull,push", headers, content)
+        return digest
+
+    def blob(self, repository: str, digest: str) -> bytes:
+        """The content of a blob, checked against its digest. Raises RegistryRefusedError where there is none, or another."""
+        answer = self._request("GET", f"/v2/{repository}/blobs/{digest}", repository)
+        found = "sha256:" + hashlib.sha256(answer.body).hexdigest()
+        if found != digest:
+            raise RegistryRefusedError(
+                f"the registry {self.host} answers {found} where {repository}@{digest} was asked for", "Its storage is damaged: push again."
+            )
+        return answer.body
+
+    def tags(self, repository: str) -> list[str]:
+        """Every tag of a repository, page after page; none where it does not exist."""
+        found: list[str] = []
+        path = f"/v2/{repository}/tags/list"
+        while path:
+            answer = self._request("GET", path, repository, missing=True)
+            if answer.status == 404:
+                break
+            found += json.loads(answer.body).get("tags") or ()
+            link = re.search(r"<([^>]*)>\s*;[^,]*\brel=\"?next\b", answer.headers.get("link", ""))
+            path = urllib.parse.urlsplit(urllib.parse.urljoin(path, link[1]))._replace(scheme="", netloc="").geturl() if link else ""
+        return found
+
+    def digests(self, references: Sequence[Reference]) -> list[str]:
+        """What `digest` says of each, in order."""
+        from concurrent.futures import ThreadPoolExecutor
+
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            return list(pool.map(self.digest, references))
 
     def check_writable(self, repository: str) -> None:
         """Begin an upload and cancel it: raise RegistryRefusedError where pushing is not allowed."""
@@ -142,9 +201,12 @@ class Registry:
                 self._connections.get().close()
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
                 if type(error).__name__ == "SSLCertVerificationError":  # by name: plain HTTP need not import ssl
-                    hint = f"Put its authority's certificate where Docker, too, looks for it: /etc/docker/certs.d/{self.host}/ca.crt"
                     raise RegistryUnreachableError(
-                        f"the registry {self.host} shows a certificate that is not trusted ({error})", hint
+                        f"the registry {self.host} shows a certificate that is not trusted ({error})", tls_hint(self.host)
+                    ) from error
+                if getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
+                    raise RegistryUnreachableError(
+                        f"the registry {self.host} does not speak TLS, it seems to be a plain HTTP one", plain_hint(self.host)
                     ) from error
                 unknown = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
                 if unknown or isinstance(error, ConnectionRefusedError):
@@ -172,10 +234,14 @@ class Registry:
             try:
                 connection.request(method, path, body, sent)
                 response = connection.getresponse()
-                return _Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
-            except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
+                answer = _Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
+                self._is_understood = self._is_understood or answer.status != 400
+                if self._is_understood or not again or not self._transport.turn_to_tls():
+                    return answer
+                connection.close()  # it speaks TLS: what came back is a complaint about that
+            except (http.client.BadStatusLine, BrokenPipeError, ConnectionResetError):
                 connection.close()  # a kept-alive connection that the registry closed meanwhile: once more on a new one
-                if fresh or not again:
+                if (fresh and (self._is_understood or not self._transport.turn_to_tls())) or not again:
                     raise
         raise AssertionError("unreachable")
 
@@ -206,7 +272,7 @@ class Registry:
             headers["Content-Type"] = "application/x-www-form-urlencoded"
         elif self._credentials:
             headers["Authorization"] = self._credentials.basic()
-        connection = _connect(realm.netloc, plain=realm.scheme == "http")
+        connection = self._transport.connect_elsewhere(realm.netloc, plain=realm.scheme == "http")
         try:
             connection.request(method, path, body, headers)
             response = connection.getresponse()
@@ -232,9 +298,11 @@ class Registry:
         said = _explanation(answer)
         doing = "write to" if method in ("PUT", "POST", "DELETE") else "read"
         what = f"the registry {self.host} refused to {doing} {path.removeprefix('/v2/')}: {answer.status}" + (f" {said}" if said else "")
-        if answer.status == 401:
+        # A token may hold fewer rights than were asked for: the service knows the user, who lacks the permission.
+        is_known = bool(self._credentials) and "insufficient_scope" in answer.headers.get("www-authenticate", "")
+        if answer.status == 401 and not is_known:
             hint = f"Log in: docker login {self.host}"
-        elif answer.status == 403:
+        elif answer.status in (401, 403):
             hint = "The user that Docker is logged in as may not do this; ask for the permission, or log in as another one."
         elif answer.status == 405:
             hint = "The registry is read-only; name one that can be written to: registry in pipeline.yaml, or PIPELINE_REGISTRY."
@@ -243,24 +311,6 @@ class Registry:
         else:
             hint = "See the registry's own log for the reason."
         return RegistryRefusedError(what, hint)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether Docker, too, would speak plain HTTP to this registry: it lies on this very machine."""
-    name = host.rpartition(":")[0] or host if re.search(r":\d+$", host) else host
-    return name in ("localhost", "[::1]") or bool(re.fullmatch(r"127(\.\d{1,3}){3}", name))
-
-
-def _connect(address: str, plain: bool) -> http.client.HTTPConnection:
-    if plain:
-        return http.client.HTTPConnection(address, timeout=TIMEOUT)
-    import ssl
-
-    context = ssl.create_default_context()
-    own = Path("/etc/docker/certs.d") / address / "ca.crt"  # where Docker, too, looks for a registry's own CA
-    if own.exists():
-        context.load_verify_locations(own)
-    return http.client.HTTPSConnection(address, timeout=TIMEOUT, context=context)
 
 
 def _manifest_path(reference: Reference) -> str:

@@ -2,45 +2,67 @@
 
 Asked once, then remembered: in pipeline.lock, which is committed, where `invoke pins.update` pinned it; else in
 .pipeline/bases.json, which says that it is not pinned. Later plans ask the network no more.
+
+A pin has a date, and the date is part of what an image is made of: moving a pin is the decision to install the packages of all
+that is built on it anew, even where the base itself is the same as before.
 """
 
 from __future__ import annotations
 
 import datetime
-import json
 import os
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import msgspec
 
 from pipeline.config import STATE_FOLDER
-from pipeline.document import read_document
-from pipeline.errors import ImageUnavailableError
+from pipeline.document import line_of, read_document
+from pipeline.errors import ConfigurationError, ImageUnavailableError
 from pipeline.images.definition import ImageDefinition
 from pipeline.images.hierarchy import Hierarchy
 from pipeline.reference import parse_reference
 
 LOCK_FILE = "pipeline.lock"
 BOOTSTRAP_REPOSITORY = "pipeline.local/bootstrap/"  # of the local images that bootstraps make
+REQUESTS = 8  # about images from elsewhere at the same time
 Kind = Literal["digest", "local", "bootstrap", "absent"]
+T = TypeVar("T")
 
 
 class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a reference stands for.
 
     `digest`: an image of a registry. `local`: only this engine has it (`value` is its image id). `bootstrap`: made from the
-    packages of a distribution (`value` such as `debian trixie`). `absent`: it can't be had (`value` says why).
+    packages of a distribution (`value` such as `debian trixie`). `absent`: it can't be had (`value` says why). `date`: when it
+    was found, in UTC, as 2026-05-17T14:05:09Z or only the day; to the second, so that each update of a pin is one.
     """
 
-    kind: Annotated[Kind, msgspec.Meta(description="digest or bootstrap.")]
-    value: Annotated[str, msgspec.Meta(description="The digest, or distribution and suite.")]
-    date: Annotated[str, msgspec.Meta(description="The day it was found, YYYY-MM-DD.")] = ""
+    kind: Kind
+    value: str
+    date: str = ""
+
+    @property
+    def age(self) -> int:
+        """Days since it was found; 0 where that is not known."""
+        return (_today() - datetime.date.fromisoformat(self.date[:10])).days if self.date else 0
+
+
+class _Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    kind: Literal["digest", "bootstrap"]
+    value: str
+    date: str
 
 
 class _Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    bases: dict[str, _Pin] = {}
+
+
+class _Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bases: dict[str, Base] = {}
     note: str = ""
 
@@ -74,8 +96,15 @@ class Bases:
         if base.kind == "digest":
             return str(parse_reference(reference).with_digest(base.value))
         if base.kind == "bootstrap":
-            return bootstrap_name(base.value)
+            return bootstrap_name(base.value, base.date if reference in self.pinned else "")
         return reference
+
+    def identity(self, reference: str) -> str:
+        """What it truly is, as one value for fingerprints: of a pinned one with the date, since a new date is a new decision."""
+        base = self.found[reference]
+        if base.kind == "absent":
+            return "absent"  # whatever the reason
+        return f"{base.kind} {base.value}" + (f" {base.date}" if reference in self.pinned else "")
 
     def describe(self, reference: str) -> str:
         """What it truly is, in words, for labels and logs."""
@@ -87,9 +116,10 @@ class Bases:
         return f"{reference}, known to the local engine only" if base.kind == "local" else f"none: {base.value}"
 
 
-def bootstrap_name(value: str) -> str:
-    """The local image that a bootstrap such as `debian trixie` makes."""
-    return f"{BOOTSTRAP_REPOSITORY}{value.replace(' ', ':')}"
+def bootstrap_name(value: str, date: str = "") -> str:
+    """The local image that a bootstrap such as `debian trixie` makes: of a pinned one another one for each date, so that it is made anew."""
+    folder = re.sub(r"[^a-z0-9]", "", date.lower())
+    return f"{BOOTSTRAP_REPOSITORY}{folder and folder + '/'}{value.replace(' ', ':')}"
 
 
 def external_references(hierarchy: Hierarchy) -> dict[str, ImageDefinition]:
@@ -102,85 +132,125 @@ def external_references(hierarchy: Hierarchy) -> dict[str, ImageDefinition]:
     return found
 
 
+def takers(hierarchy: Hierarchy) -> dict[str, tuple[str, ...]]:
+    """Reference → the images that take it from elsewhere, as base or as used image."""
+    found: dict[str, tuple[str, ...]] = {}
+    for definition in hierarchy:
+        for reference in dict.fromkeys(name for name in (definition.base, *definition.uses) if name and name not in hierarchy):
+            found[reference] = (*found.get(reference, ()), definition.name)
+    return found
+
+
 def read_bases(root: Path) -> Bases:
-    """What is pinned and what is remembered, without asking anybody."""
-    lock_path, memory_path = root / LOCK_FILE, root / STATE_FOLDER / "bases.json"
-    lock = read_document(lock_path, _Lock).bases if lock_path.exists() else {}
+    """What is pinned and what is remembered, without asking anybody. Raises ConfigurationError for a damaged pipeline.lock."""
+    pins = read_pins(root)
+    return Bases({**_read_memory(root), **pins}, frozenset(pins))
+
+
+def read_pins(root: Path) -> dict[str, Base]:
+    """What pipeline.lock says, empty where there is none. Raises ConfigurationError, with file and line, for a damaged one."""
+    path = root / LOCK_FILE
+    if not path.exists():
+        return {}
+    mend = f"Take a whole one (git checkout -- {LOCK_FILE}), or delete it and pin anew: invoke pins.update"
     try:
-        memory = msgspec.json.decode(memory_path.read_bytes(), type=_Lock).bases
-    except (OSError, msgspec.MsgspecError):
-        memory = {}  # only a convenience: it is asked again
-    return Bases({**memory, **lock}, frozenset(lock))
+        pins = read_document(path, _Lock).bases
+    except ConfigurationError as error:
+        raise ConfigurationError(error.message, mend) from None
+    for name, pin in pins.items():
+        wrong = {
+            "value": pin.kind == "digest" and not _DIGEST.fullmatch(pin.value) and f"'{pin.value}' is no digest",
+            "date": not _is_date(pin.date) and f"'{pin.date}' is no date such as 2026-05-17T14:05:09Z",
+        }
+        for key, what in wrong.items():
+            if what:
+                raise ConfigurationError(f"{LOCK_FILE}:{line_of(path, 'bases', name, key)}: '{name}': {what}", mend)
+    return {name: Base(pin.kind, pin.value, pin.date) for name, pin in pins.items()}
 
 
-def resolve_bases(hierarchy: Hierarchy, known: Bases, source: BaseSource, only_missing: bool = True) -> Bases:
-    """Find out what is not known yet (with `only_missing` false: everything again).
+def resolve_bases(hierarchy: Hierarchy, known: Bases, source: BaseSource) -> Bases:
+    """Find out what is not known yet, several at the same time.
 
     A base that only the engine has is asked for each time: its owner may have built it anew. One that could not be had is
     asked for again where it is needed, where the engine has it now, and on another day. Raises ImageUnavailableError
     for one that cannot be had, unless its definition is optional.
     """
-    found: dict[str, Base] = {}
-    for reference, definition in external_references(hierarchy).items():
-        base = known.found.get(reference)
-        if (
-            base is None
-            or not only_missing
-            or base.kind == "local"
-            or (base.kind == "absent" and _may_be_there(reference, definition, base, source))
-        ):
-            base = _resolve(reference, definition, source)
-        if base.kind == "absent" and not definition.optional:
+    wanted = external_references(hierarchy)
+
+    def find(reference: str) -> Base:
+        base, definition = known.found.get(reference), wanted[reference]
+        if base is None or base.kind == "local" or (base.kind == "absent" and _may_be_there(reference, definition, base, source)):
+            return find_base(reference, definition, source)
+        return base
+
+    # What is known is not handed to a thread: mostly that is all, and no thread is started.
+    asked = [name for name in wanted if name not in known.found or known.found[name].kind in ("local", "absent")]
+    answers = dict(zip(asked, at_the_same_time(find, asked), strict=True))
+    found = {name: answers.get(name) or known.found[name] for name in wanted}
+    for reference, base in found.items():
+        if base.kind == "absent" and not wanted[reference].optional:
             hint = "Give it a `bootstrap:`, make it `optional: true`, or pull it once: docker pull " + reference
-            raise ImageUnavailableError(f"{definition.file}: the image '{reference}' cannot be had: {base.value}", hint)
-        found[reference] = base
+            raise ImageUnavailableError(f"{wanted[reference].file}: the image '{reference}' cannot be had: {base.value}", hint)
     return Bases(found, known.pinned & found.keys())
 
 
 def remember_bases(root: Path, bases: Bases) -> None:
     """Keep what was found and is not pinned for later plans, in .pipeline/bases.json."""
     found = {name: base for name, base in bases.found.items() if name not in bases.pinned and base.kind != "local"}
-    path = root / STATE_FOLDER / "bases.json"
-    note = "These bases are not pinned: another machine may find others. `invoke pins.update` pins them in pipeline.lock."
-    text = msgspec.json.format(msgspec.json.encode(_Lock(found, note)), indent=2).decode() + "\n"
-    if found and (not path.exists() or path.read_text(encoding="utf-8") != text):
-        _write(path, text)
+    if found:
+        _write_memory(root, found)
 
 
-def write_pins(root: Path, bases: Bases) -> tuple[str, ...]:
-    """Write pipeline.lock with every digest and bootstrap found, forget what was remembered, and return the pinned references."""
-    pins = {name: base for name, base in sorted(bases.found.items()) if base.kind in ("digest", "bootstrap")}
-    lines = ["# What the image hierarchy begins with. Written by `invoke pins.update`; commit it.", "bases:" if pins else "bases: {}"]
-    for name, base in pins.items():
-        lines += [f"  {json.dumps(name)}:", f"    kind: {base.kind}", f"    value: {base.value}", f'    date: "{base.date}"']
-    _write(root / LOCK_FILE, "\n".join(lines) + "\n")
-    (root / STATE_FOLDER / "bases.json").unlink(missing_ok=True)
-    return tuple(pins)
+def forget_bases(root: Path, references: Collection[str]) -> None:
+    """Remember these no more: they are pinned now."""
+    _write_memory(root, {name: base for name, base in _read_memory(root).items() if name not in references})
 
 
 def _may_be_there(reference: str, definition: ImageDefinition, absent: Base, source: BaseSource) -> bool:
-    return not definition.optional or absent.date != _today() or source.local_image(reference) is not None
+    return not definition.optional or absent.date[:10] != _today().isoformat() or source.local_image(reference) is not None
 
 
-def _today() -> str:
-    return datetime.datetime.now(datetime.UTC).date().isoformat()
+def now() -> str:
+    """The date that what is found now gets."""
+    return datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _resolve(reference: str, definition: ImageDefinition, source: BaseSource) -> Base:
-    today = _today()
+def _today() -> datetime.date:
+    return datetime.datetime.now(datetime.UTC).date()
+
+
+def _is_date(text: str) -> bool:
+    try:
+        datetime.date.fromisoformat(text[:10])
+    except ValueError:
+        return False
+    return bool(_DATE.fullmatch(text))
+
+
+def at_the_same_time(function: Callable[[str], T], references: Sequence[str]) -> list[T]:
+    """The results in order; the first error in order is raised. For one reference alone no thread is started."""
+    if len(references) < 2:
+        return [function(reference) for reference in references]
+    with ThreadPoolExecutor(max_workers=min(REQUESTS, len(references))) as pool:
+        return list(pool.map(function, references))
+
+
+def find_base(reference: str, definition: ImageDefinition, source: BaseSource) -> Base:
+    """What a reference stands for, asked now. Raises ImageUnavailableError where only a program for its bootstrap is missing."""
+    date = now()
     named = parse_reference(reference)
     if named.digest:
-        return Base("digest", named.digest, today)
+        return Base("digest", named.digest, date)
     local = source.local_image(reference)
     if local and not local[1]:  # asked first: a registry may have a stranger's image of the same name
-        return Base("local", local[0], today)
+        return Base("local", local[0], date)
     try:
-        return Base("digest", source.remote_digest(reference), today)
+        return Base("digest", source.remote_digest(reference), date)
     except ImageUnavailableError as error:
         if local and local[0] == local[1]:  # a containerd image store: there, an image has a digest that was never in a registry
-            return Base("local", local[0], today)
+            return Base("local", local[0], date)
         if local:
-            return Base("digest", local[1], today)
+            return Base("digest", local[1], date)
         reason = error.message
     suite = ""
     if definition.base == reference and definition.bootstrap:
@@ -190,17 +260,47 @@ def _resolve(reference: str, definition: ImageDefinition, source: BaseSource) ->
             if not definition.optional:
                 raise
             reason = f"{reason}; {error.message}"
-    return Base("bootstrap", suite, today) if suite else Base("absent", reason, today)
+    return Base("bootstrap", suite, date) if suite else Base("absent", reason, date)
 
 
-def _write(path: Path, text: str) -> None:
+def _read_memory(root: Path) -> dict[str, Base]:
+    try:
+        memory = msgspec.json.decode((root / STATE_FOLDER / "bases.json").read_bytes(), type=_Memory).bases
+        return {name: base for name, base in memory.items() if not base.date or _is_date(base.date)}
+    except (OSError, msgspec.MsgspecError):
+        return {}  # only a convenience: it is asked again
+
+
+def _write_memory(root: Path, found: Mapping[str, Base]) -> None:
+    path = root / STATE_FOLDER / "bases.json"
+    if not found:
+        path.unlink(missing_ok=True)
+        return
+    note = "These bases are not pinned: another machine may find others. `invoke pins.update` pins them in pipeline.lock."
+    write_whole(path, msgspec.json.format(msgspec.json.encode(_Memory(dict(found), note)), indent=2).decode() + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file whole or not at all; one that says the same already is not touched."""
+    if path.exists() and path.read_bytes() == text.encode():
+        return
     path.parent.mkdir(exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())  # else a machine that stops now may keep the new name without the text
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def absent_references(bases: Bases, definition: ImageDefinition) -> Iterable[str]:
     """Which of the images a definition takes from elsewhere cannot be had."""
     names = (definition.base, *definition.uses)
     return [name for name in names if name in bases.found and bases.found[name].kind == "absent"]
+
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(T[0-9]{2}:[0-9]{2}:[0-9]{2}Z)?")

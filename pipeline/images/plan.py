@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.engine_image import EngineImage
@@ -13,6 +13,7 @@ from pipeline.images.definition import ImageDefinition
 from pipeline.images.fingerprint import Fingerprint, Input, changes, make_fingerprint
 from pipeline.images.hierarchy import Hierarchy
 from pipeline.images.ignore import IgnoreRules
+from pipeline.images.pins import pin_marks
 from pipeline.reference import Reference
 from pipeline.revision import Revision, branch_tag, commit_tag, content_tag
 
@@ -46,6 +47,7 @@ class Step:
     context: BuildContext
     image: EngineImage | None = None
     registry_digest: str = ""
+    pin_mark: str = ""  # changes with the pins it is made from: no RUN layer with another mark is taken from the cache
 
     @property
     def name(self) -> str:
@@ -78,6 +80,7 @@ class BuildPlan:
                     "action": step.action,
                     "reasons": [{"kind": reason.kind, "what": reason.what} for reason in step.reasons],
                     "references": [str(reference) for reference in step.references],
+                    "published": bool(step.registry_digest),
                 }
                 for step in self.steps
             ],
@@ -141,13 +144,16 @@ def plan_build(
     registry: Mapping[str, str],
     recorded: Mapping[str, tuple[Input, ...]],
     rebuild: bool = False,
+    demanded: Collection[str] = (),
 ) -> BuildPlan:
     """Decide what happens to each image.
 
     `engine`: reference → image of what the engine has; `registry`: content reference → digest of what the registry has;
-    `recorded`: the inputs of the last build in this checkout, only for the reasons; `rebuild`: build all, changed or not.
+    `recorded`: the inputs of the last build in this checkout, only for the reasons; `rebuild`: build all, changed or not;
+    `demanded`: the images that the engine must have afterwards, needed by a build or not.
     """
     steps: dict[str, Step] = {}
+    marks = pin_marks(hierarchy, bases)
     for definition in hierarchy:
         fingerprint = fingerprints[definition.name]
         repository = definition.repository
@@ -178,8 +184,23 @@ def plan_build(
             context=contexts[definition.name],
             image=image,
             registry_digest=digest,
+            pin_mark=marks[definition.name],
         )
-    return BuildPlan(revision, tuple(steps.values()))
+    return BuildPlan(revision, _pull_only_needed(tuple(steps.values()), set(demanded)))
+
+
+def _pull_only_needed(steps: tuple[Step, ...], needed: set[str]) -> tuple[Step, ...]:
+    """Leave in the registry what nothing here is built on: an engine that is new or was emptied fetches next to nothing."""
+    for step in steps:
+        if step.action == "build":
+            needed.update(step.needs)
+    published = Reason("published", "the registry has it, and nothing here is built on it")
+    return tuple(
+        replace(step, action="none", reasons=(published,))
+        if step.action == "pull" and step.image is None and step.name not in needed
+        else step
+        for step in steps
+    )
 
 
 def _decide(
@@ -219,5 +240,4 @@ def _decide(
 
 
 def _identity(bases: Bases, reference: str) -> str:
-    base = bases[reference]
-    return f"{base.kind} {base.value}" if base.kind != "absent" else "absent"
+    return bases.identity(reference)

@@ -9,7 +9,7 @@ import gc
 
 from invoke.collection import Collection
 
-from pipeline.tasks import clean, doctor, images, itest, registry
+from pipeline.tasks import clean, doctor, images, itest, pins, registry, releases
 
 namespace = Collection(
     images.build,
@@ -23,7 +23,12 @@ namespace = Collection(
     itest.run_tests,
     itest.stop_oracle,
 )
-namespace.add_collection(Collection("pins", images.pins_update))
+namespace.add_collection(Collection("pins", pins.pins_update, pins.pins_check))
+namespace.add_collection(
+    Collection(
+        "release", releases.release_list, releases.release_show, releases.release_diff, releases.release_promote, releases.release_pull
+    )
+)
 namespace.add_collection(Collection("registry", registry.registry_start, registry.registry_stop, registry.registry_status))
 
 # A command is over in moments: what is imported by now need not be searched for garbage, above all not at its end (35 ms).

@@ -1,4 +1,4 @@
-"""invoke build, push, plan, graph, pins.update"""
+"""invoke build, push, plan, graph"""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ JSON = {"json": "Print one JSON document on stdout and nothing else."}
         "jobs": "How many images are built at the same time (default: the number of processors).",
         "keep-going": "Build all that can be built, and report the failures at the end.",
         "no-cache": "Build again without any cache, changed or not. What is published already is not replaced.",
+        "pull": "Have every image in the engine afterwards, not only those that something is built on.",
         "dry-run": "Say what would be done, as `invoke plan` does, and do nothing.",
     },
 )
@@ -35,6 +36,7 @@ def build(
     jobs: int = 0,
     keep_going: bool = False,
     no_cache: bool = False,
+    pull: bool = False,
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
@@ -46,7 +48,7 @@ def build(
     if jobs < 0:
         raise ConfigurationError(f"--jobs {jobs}: there is no such number of builds", "Use 1 or more; 0 means one a processor.")
     with ImageProject(read_project(), say) as project:
-        plan_made = project.read_plan(only, rebuild=no_cache, remember=not dry_run)
+        plan_made = project.read_plan(only, rebuild=no_cache, remember=not dry_run, demanded=project.hierarchy.names if pull else ())
         if dry_run:
             _show_plan(plan_made, json)
             return
@@ -57,35 +59,70 @@ def build(
         _print_json(as_json(results))
 
 
-@command(iterable=["only"], help={**SELECT, **JSON, "allow-dirty": "Push images made from uncommitted changes, marked as dirty."})
-def push(_context: Context, only: list[str], allow_dirty: bool = False, json: bool = False) -> None:
-    """Publish the images under content, commit and branch tags. Example: invoke build push"""
+@command(
+    iterable=["only"],
+    help={
+        **SELECT,
+        **JSON,
+        "allow-dirty": "Push images made from uncommitted changes, marked as dirty.",
+        "commit-only": "Leave the branch's tags alone: `invoke release.promote` moves them later, when the tests have passed.",
+    },
+)
+def push(_context: Context, only: list[str], allow_dirty: bool = False, commit_only: bool = False, json: bool = False) -> None:
+    """Publish the images, then the release they make up, then the branch's tags. Example: invoke build push"""
+    from pipeline.adapters.git_repository import commit_time
     from pipeline.images.build import as_json
-    from pipeline.images.publish import check_publishable, push_images
-    from pipeline.images.release import describe_release, image_sizes, take_release, write_release
-    from pipeline.tasks.wiring import ImageProject, RegistryShelf
+    from pipeline.images.publish import check_publishable, promote_release, publish_release, push_images
+    from pipeline.images.release import remove_release, write_release
+    from pipeline.tasks.wiring import ImageProject
 
     _refuse_bare_only(sys.argv)
     with ImageProject(read_project(), say) as project:
-        known_sizes = {} if only else take_release(project.config.state)
-        plan_made = project.read_plan(only, need_registry=True)
+        if not only:
+            remove_release(project.config.state)
+        plan_made = project.read_plan(only, need_registry=True, remember=True)
         check_publishable(plan_made, allow_dirty)
-        results = push_images(plan_made, project.engine, RegistryShelf(project.registry), say, project.abort)
-        if not only:  # a release is all images of a revision
-            sizes = image_sizes(results, known_sizes, project.size)
-            path = write_release(project.config.state, describe_release(plan_made, results, sizes))
+        results = push_images(plan_made, project.engine, project.shelf, say, project.abort)
+        if not only:  # a release is all images of a revision, and a branch's tags name a release
+            committed = commit_time(project.config.root)
+            release = publish_release(plan_made, results, project.shelf, project.releases, committed, say)
+            if not commit_only:
+                promote_release(release, project.shelf, project.releases, project.relation, say)
+            path = write_release(project.config.state, release)
             say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
     if json:
         _print_json(as_json(results))
 
 
-@command(iterable=["only"], help={**SELECT, **JSON})
-def plan(_context: Context, only: list[str], json: bool = False) -> None:
-    """Show what would happen to each image, and why."""
+@command(
+    iterable=["only"],
+    help={
+        **SELECT,
+        **JSON,
+        "explain": "Every cause of each action, against the last release of this branch.",
+        "against": "Explain against this release: a branch, a tag or a commit.",
+    },
+)
+def plan(_context: Context, only: list[str], explain: bool = False, against: str = "", json: bool = False) -> None:
+    """Show what would happen to each image, and why; write nothing. Example: invoke plan --against main"""
     from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(read_project(), say) as project:
-        _show_plan(project.read_plan(only), json)
+        if not explain and not against:
+            _show_plan(project.read_plan(only), json)
+            return
+        explained = project.explain(project.read_plan(only), against)
+    if json:
+        _print_json(explained.as_json())
+        return
+    print(f"{explained.plan.revision}, against release {explained.against.tag if explained.against else '(none)'}")
+    width = max(len(image.name) for image in explained.images)
+    for image in explained.images:
+        for number, cause in enumerate(image.causes):
+            name, action = (image.name, image.action) if number == 0 else ("", "")
+            print(f"  {name:{width}}  {action:5}  {cause.kind}: {cause.what}")
+    for name in explained.removed:
+        print(f"  {name:{width}}  none   removed: no image definition any more")
 
 
 @command(help={"svg": "Write a picture to this file instead (needs Graphviz)."})
@@ -100,19 +137,6 @@ def graph(_context: Context, svg: str = "") -> None:
         write_svg(draw_dot(hierarchy), Path(svg))
     else:
         print(draw_mermaid(hierarchy))
-
-
-@command(name="update")
-def pins_update(_context: Context) -> None:
-    """Ask for every base image anew and pin what is found in pipeline.lock."""
-    from pipeline.images.bases import write_pins
-    from pipeline.tasks.wiring import ImageProject
-
-    with ImageProject(read_project(), say) as project:
-        bases = project.bases(project.hierarchy, only_missing=False, remember=False)
-    pinned = write_pins(project.config.root, bases)
-    for reference in sorted(bases.found):
-        print(f"{reference}: {bases.describe(reference)}" + ("" if reference in pinned else " (not pinned)"))
 
 
 def _refuse_bare_only(arguments: Sequence[str]) -> None:

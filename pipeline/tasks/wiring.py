@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO
+from typing import IO, Any
 
 from pipeline.adapters.buildx import BuildRequest, Buildx
 from pipeline.adapters.docker_context import engine_endpoint
 from pipeline.adapters.docker_images import DockerImages
-from pipeline.adapters.git_repository import read_git, source_url
+from pipeline.adapters.git_repository import find_commit, read_git, relate_commits, source_url
 from pipeline.adapters.mmdebstrap import bootstrap_suite, make_root_filesystem
-from pipeline.adapters.registry import Registry
+from pipeline.adapters.registry import Manifest, Registry
 from pipeline.config import CONFIG_FILE, Config
 from pipeline.document import line_of, nearest
 from pipeline.errors import BuildError, ConfigurationError, EngineError, ImageUnavailableError, RegistryUnreachableError
-from pipeline.images.bases import BOOTSTRAP_REPOSITORY, LOCK_FILE, Bases, read_bases, remember_bases, resolve_bases
+from pipeline.images.bases import BOOTSTRAP_REPOSITORY, LOCK_FILE, Base, Bases, read_bases, remember_bases, resolve_bases
 from pipeline.images.build import build_images, recorded_inputs
 from pipeline.images.context import read_context, read_ignore_rules, write_context
+from pipeline.images.definition import RELEASES
 from pipeline.images.dockerfile import parse_dockerfile
+from pipeline.images.explain import ExplainedPlan, explain_plan
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
+from pipeline.images.pins import PinState, aged_bases, ask_pins
 from pipeline.images.plan import BuildPlan, Step, find_dirty, make_fingerprints, plan_build
+from pipeline.images.release import MANIFEST_TYPE, Relation, Release, Releases
 from pipeline.reference import Reference, parse_reference
-from pipeline.revision import Revision, content_tag, name_revision
+from pipeline.revision import Revision, branch_tag, content_tag, name_revision
 
 REQUESTS = 8  # to the registry at the same time
+_PUBLISHED: dict[str, str] = {}  # content tag → digest, as this process has seen them in the registry
 
 
 class ImageProject:
@@ -58,8 +64,18 @@ class ImageProject:
     def hierarchy(self) -> Hierarchy:
         return read_hierarchy(self.config)
 
-    def read_plan(self, only: Sequence[str] = (), rebuild: bool = False, need_registry: bool = False, remember: bool = True) -> BuildPlan:
-        """Read every fact and plan. Without `need_registry`, a registry that does not answer is said and left out."""
+    def read_plan(
+        self,
+        only: Sequence[str] = (),
+        rebuild: bool = False,
+        need_registry: bool = False,
+        remember: bool = False,
+        demanded: Collection[str] = (),
+    ) -> BuildPlan:
+        """Read every fact and plan. Without `need_registry`, a registry that does not answer is said and left out.
+
+        `remember`: write down what later runs need not ask for again. `demanded`: images that the engine must have afterwards.
+        """
         root = self.config.root
         hierarchy = self.hierarchy.only(only) if only else self.hierarchy
         with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
@@ -78,13 +94,16 @@ class ImageProject:
                 definition.name: parse_dockerfile((root / definition.dockerfile).read_text(encoding="utf-8"), definition.args)
                 for definition in hierarchy
             }
-            bases = self.bases(hierarchy, remember=remember)
+            bases = self.bases(hierarchy, remember)
+            if self.config.max_pin_age and not need_registry:  # a push follows a build, which has said so
+                for warning in aged_bases(hierarchy, bases, self.config.max_pin_age):
+                    self.say(f"warning: {warning}")
             fingerprints = make_fingerprints(hierarchy, bases, contexts, {name: found.arguments for name, found in dockerfiles.items()})
             contents = [definition.repository.with_tag(content_tag(fingerprints[definition.name].value)) for definition in hierarchy]
             facts = git.result()
             revision = name_revision(facts, os.environ)
             try:
-                digests = dict(zip(map(str, contents), pool.map(self.registry.digest, contents), strict=True))
+                digests = self._published_contents(contents)
             except RegistryUnreachableError as error:
                 if need_registry:
                     raise
@@ -95,13 +114,31 @@ class ImageProject:
         dirty = find_dirty(hierarchy, facts.changed, rules, bases.pinned)
         revision = Revision(revision.branch, revision.commit, bool(dirty))
         return plan_build(
-            hierarchy, revision, bases, contexts, fingerprints, dirty, engine, digests, recorded_inputs(self.config.state), rebuild
+            hierarchy,
+            revision,
+            bases,
+            contexts,
+            fingerprints,
+            dirty,
+            engine,
+            digests,
+            recorded_inputs(self.config.state),
+            rebuild,
+            demanded,
         )
 
-    def bases(self, hierarchy: Hierarchy, only_missing: bool = True, remember: bool = True) -> Bases:
+    def _published_contents(self, contents: Sequence[Reference]) -> dict[str, str]:
+        """Content reference → digest, of those that the registry has. What it had a moment ago is not asked for again: the tag never moves."""
+        unknown = [reference for reference in contents if str(reference) not in _PUBLISHED]
+        _PUBLISHED.update(
+            {str(reference): digest for reference, digest in zip(unknown, self.registry.digests(unknown), strict=True) if digest}
+        )
+        return {str(reference): _PUBLISHED.get(str(reference), "") for reference in contents}
+
+    def bases(self, hierarchy: Hierarchy, remember: bool = True) -> Bases:
         """What the hierarchy begins with; what had to be asked for is remembered, and said to be not pinned."""
         known = read_bases(self.config.root)
-        bases = resolve_bases(hierarchy, known, _Source(self.engine), only_missing)
+        bases = resolve_bases(hierarchy, known, _Source(self.engine))
         for reference in bases.found.keys() - known.found.keys():
             if bases.found[reference].kind != "local":
                 self.say(f"base {reference}: {bases.describe(reference)} (not pinned: invoke pins.update)")
@@ -109,13 +146,72 @@ class ImageProject:
             remember_bases(self.config.root, Bases({**known.found, **bases.found}, known.pinned))
         return bases
 
+    def ask_pins(self, pins: Mapping[str, Base], only: Sequence[str] = ()) -> tuple[PinState, ...]:
+        """How it stands with each pin, asked anew."""
+        return ask_pins(self.hierarchy, pins, _Source(self.engine), only)
+
     def workshop(self, plan: BuildPlan) -> DockerWorkshop:
         """Where `plan` is carried out. Raises ConfigurationError for a build secret that is not there."""
         return DockerWorkshop(self, plan)
 
-    def size(self, reference: Reference) -> int:
-        """The bytes of an image's layers and config in the registry, compressed."""
-        return self.registry.image_size(self.registry.manifest(reference))
+    def explain(self, plan: BuildPlan, against: str = "") -> ExplainedPlan:
+        """A plan beside the release that `against` names, or the last one of this branch; where that is none, it is said."""
+        if against:
+            release: Release | None = self.find_release(against)
+        else:
+            tag = branch_tag(plan.revision.branch)
+            try:
+                release, what = self.releases.read(tag), f"branch {plan.revision.branch} has no release yet"
+            except RegistryUnreachableError as error:
+                release, what = None, error.message
+            if release is None:
+                self.say(f"{what}: compared with the last build in this checkout")
+        return explain_plan(plan, release, self.releases.inputs, together)
+
+    @cached_property
+    def shelf(self) -> RegistryShelf:
+        """The registry as publishing needs it."""
+        return RegistryShelf(self.registry)
+
+    @cached_property
+    def releases(self) -> Releases:
+        """The releases of this project in its registry."""
+        host, _, prefix = self.config.registry.partition("/")
+        path = "/".join(part for part in (prefix, self.config.namespace, RELEASES) if part)
+        return Releases(RegistryReleases(self.registry, Reference(host, path)), together)
+
+    def find_release(self, wanted: str) -> Release:
+        """The release that a branch, a tag, a commit, or any name that git has for one (`HEAD~1`) stands for."""
+        try:
+            return self.releases.find(wanted)
+        except ImageUnavailableError:
+            commit = find_commit(self.config.root, wanted)
+            if not commit or commit == wanted:
+                raise
+        return self.releases.find(commit)
+
+    def revision(self) -> Revision:
+        """The revision of this checkout, whether or not there are uncommitted changes."""
+        return name_revision(read_git(self.config.root, [CONFIG_FILE]), os.environ)
+
+    def relation(self, old: str, new: str) -> Relation:
+        """How two commits stand to each other in this clone's history."""
+        return relate_commits(self.config.root, old, new)
+
+
+def pull_release(project: ImageProject, release: Release) -> None:
+    """Get a release's images onto the engine, by digest, under all their tags. Raises ImageUnavailableError."""
+
+    def pull(name: str) -> None:
+        image = release.images[name]
+        own = parse_reference(f"{image.repository}@{image.digest}")
+        source = pull_reference(project.config, own)
+        project.engine.pull_image(source)
+        for tag in (*image.tags, release.branch_tag):
+            project.engine.tag_image(str(source), own.with_tag(tag))
+        project.say(f"{name}: pulled {source}")
+
+    together(pull, release.present)
 
 
 def pull_reference(config: Config, reference: Reference) -> Reference:
@@ -123,12 +219,21 @@ def pull_reference(config: Config, reference: Reference) -> Reference:
     host, _, prefix = config.pull_from.partition("/")
     own_prefix = config.registry.partition("/")[2]
     path = reference.repository.removeprefix(own_prefix + "/") if own_prefix else reference.repository
-    return Reference(host, f"{prefix}/{path}" if prefix else path, reference.tag)
+    return Reference(host, f"{prefix}/{path}" if prefix else path, reference.tag, reference.digest)
 
 
 def ca_bundle() -> Path:
     """The CA certificates this machine trusts: SSL_CERT_FILE, or where Debian and Ubuntu keep them."""
     return Path(os.environ.get("SSL_CERT_FILE") or "/etc/ssl/certs/ca-certificates.crt")
+
+
+def together(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """`map` with several requests at the same time."""
+    given = list(items)
+    if len(given) < 2:
+        return [function(item) for item in given]
+    with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
+        return list(pool.map(function, given))
 
 
 class RegistryShelf:
@@ -137,14 +242,46 @@ class RegistryShelf:
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    def digest(self, reference: Reference) -> str:
-        return self._registry.digest(reference)
+    def digests(self, references: Sequence[Reference]) -> list[str]:
+        return self._registry.digests(references)
 
     def check_writable(self, reference: Reference) -> None:
         self._registry.check_writable(reference.repository)
 
     def copy_tag(self, source: Reference, target: Reference) -> None:
         self._registry.put_manifest(target, self._registry.manifest(source))
+
+    def fingerprint(self, reference: Reference) -> str:
+        config = json.loads(self._registry.manifest(reference).content).get("config", {})
+        image = json.loads(self._registry.blob(reference.repository, config["digest"])) if config else {}
+        return str((image.get("config", {}).get("Labels") or {}).get("pipeline.fingerprint", ""))
+
+    def size(self, reference: Reference) -> int:
+        return self._registry.image_size(self._registry.manifest(reference))
+
+
+class RegistryReleases:
+    """The repository of the releases."""
+
+    def __init__(self, registry: Registry, repository: Reference) -> None:
+        self._registry = registry
+        self._repository = repository
+
+    def manifest(self, tag: str) -> bytes | None:
+        found = self._registry.find_manifest(self._repository.with_tag(tag))
+        return found.content if found else None
+
+    def put_manifest(self, tag: str, content: bytes) -> None:
+        self._registry.put_manifest(self._repository.with_tag(tag), Manifest(content, MANIFEST_TYPE))
+
+    def blob(self, digest: str) -> bytes:
+        return self._registry.blob(self._repository.repository, digest)
+
+    def put_blob(self, content: bytes) -> None:
+        self._registry.put_blob(self._repository.repository, content)
+
+    def tags(self) -> list[str]:
+        return self._registry.tags(self._repository.repository)
 
 
 class DockerWorkshop:
@@ -286,7 +423,7 @@ def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str
             place = next((key for key in ("itest", "registry_server") if getattr(config, key).image == image), "")
             where = f"{CONFIG_FILE}:{line_of(config.root / CONFIG_FILE, place, 'image')}: '{place}.image'" if place else "--image"
             raise ConfigurationError(f"{where}: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
-        plan = project.read_plan([image])
+        plan = project.read_plan([image], remember=True, demanded=[image])
         if plan[image].action == "skip":
             raise ImageUnavailableError(
                 f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml."

@@ -35,26 +35,6 @@ def test_a_change_rebuilds_the_image_and_its_descendants_only(hierarchy: Project
     assert reasons["leaf"] == [{"kind": "parent", "what": "middle changed"}]
 
 
-def test_a_new_commit_over_the_same_content_uploads_no_layer(hierarchy: Project, registry: RegistryContainer) -> None:
-    hierarchy.invoke("build", "push")
-    commit = hierarchy.commit("nothing changed")
-    before = len(registry.log())
-    assert set(hierarchy.actions("build").values()) == {"tag"}
-    assert set(hierarchy.actions("push").values()) == {"tag"}
-    assert not [line for line in registry.log()[before:] if "/blobs/uploads/" in line]
-    assert registry.digest(f"{hierarchy.namespace}/leaf:main-{commit[:12]}")
-
-
-def test_what_the_registry_has_is_pulled_not_built(hierarchy: Project, engine: docker.DockerClient) -> None:
-    built = hierarchy.json("build")
-    hierarchy.invoke("push")
-    for image in reversed(built["images"]):
-        for reference in image["references"]:
-            engine.images.remove(reference, force=True)
-    assert set(hierarchy.actions("build").values()) == {"pull"}
-    assert {image["image_id"] for image in hierarchy.json("build")["images"]} == {image["image_id"] for image in built["images"]}
-
-
 def test_the_registrys_image_wins_over_another_local_build(hierarchy: Project, registry: RegistryContainer) -> None:
     hierarchy.image("stamped", "parent: base\n", "RUN head -c 16 /dev/urandom | od > /stamp\n")
     hierarchy.commit()

@@ -25,6 +25,7 @@ CODES = {
 
 def test_every_kind_of_failure_keeps_its_own_exit_code() -> None:
     found = {name: kind.exit_code for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, PipelineError)}
+    assert found.pop("TagImmutableError") == CODES["RegistryRefusedError"]  # one of its kinds
     assert {name: found.get(name) for name in CODES} == CODES
     every = [*found.values(), errors.BUG_EXIT_CODE, errors.INTERRUPTED_EXIT_CODE, errors.TERMINATED_EXIT_CODE]
     assert len(set(every)) == len(every)

@@ -20,7 +20,8 @@ import pytest
 
 from pipeline.adapters import registry as module
 from pipeline.adapters.credentials import Credentials
-from pipeline.adapters.registry import Manifest, Registry, is_loopback
+from pipeline.adapters.registry import Manifest, Registry
+from pipeline.adapters.registry_transport import is_loopback
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import Reference
 

@@ -83,6 +83,7 @@ class NotingWorkshop:
                 self.notes.append(f"build {step.name} {len(tags)} {use_cache}")
 
     def pull(self, content: Reference) -> str:
+        self.done.append(content.repository.rpartition("/")[2])
         self.notes.append(f"pull {content.repository}")
         return "pulled"
 
@@ -176,8 +177,9 @@ def test_tags_are_moved_without_building(make_plan: MakePlan, tmp_path: Path) ->
 
 def test_a_pulled_image_is_tagged(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop()
-    (result,) = build_images(make_plan(registry=("root",), definitions={"root": "from: x"}), workshop, tmp_path, 1, quiet)
-    assert workshop.notes == ["pull team/root", "tag pulled main-111111111111", "tag pulled main"]
+    plan = make_plan(registry=("root",), definitions={"root": "from: x", "child": "parent: root"})
+    result, _ = build_images(plan, workshop, tmp_path, 1, quiet)
+    assert workshop.notes == ["pull team/root", "tag pulled main-111111111111", "tag pulled main", "build child 3 True"]
     assert (result.action, result.image_id) == ("pull", "pulled")
 
 

@@ -62,10 +62,12 @@ def test_the_digest_of_the_base_moved(images: MakeProject) -> None:
     assert changed(fingerprints_of(root), fingerprints_of(root, moved)) == {"root", "jdk", "tool", "leaf"}
 
 
-def test_the_same_digest_found_on_another_day_is_the_same(images: MakeProject) -> None:
+def test_the_same_digest_found_on_another_day_is_the_same_unless_it_is_pinned(images: MakeProject) -> None:
     root = family(images)
-    again = Bases({name: Base(base.kind, base.value, "2030-12-31") for name, base in BASES.found.items()}, frozenset(BASES.found))
-    assert changed(fingerprints_of(root), fingerprints_of(root, again)) == set()
+    again = {name: Base(base.kind, base.value, "2030-12-31") for name, base in BASES.found.items()}
+    assert changed(fingerprints_of(root), fingerprints_of(root, Bases(again))) == set()
+    pinned = frozenset({"node:1"})  # a new date of a pin is the decision to install packages anew
+    assert changed(fingerprints_of(root, Bases(BASES.found, pinned)), fingerprints_of(root, Bases(again, pinned))) == {"tool", "leaf"}
 
 
 def test_a_bootstrapped_base_is_another_than_a_pulled_one(images: MakeProject) -> None:

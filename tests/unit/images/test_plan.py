@@ -200,7 +200,7 @@ def test_the_document_for_programs(facts: Facts) -> None:
     assert [image["name"] for image in document["images"]] == ["root", "child", "leaf"]
     first, second, _ = document["images"]
     assert (first["parent"], second["parent"]) == (None, "root")
-    assert set(first) == {"name", "parent", "fingerprint", "action", "reasons", "references"}
+    assert set(first) == {"name", "parent", "fingerprint", "action", "reasons", "references", "published"}
     assert first["references"] == [str(reference) for reference in facts.plan()["root"].references]
     assert first["reasons"] == [{"kind": "new", "what": facts.plan()["root"].reasons[0].what}]
 

@@ -1,0 +1,74 @@
+"""Why each image is built, or is not: what differs from the images of a release."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.images.fingerprint import Input, changes
+from pipeline.images.plan import Action, BuildPlan, Reason, Step
+from pipeline.images.release import Release, ReleasedImage, Together, shortened
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """One image: what would happen to it, and every cause of that."""
+
+    name: str
+    action: Action
+    causes: tuple[Reason, ...]
+
+
+@dataclass(frozen=True)
+class ExplainedPlan:
+    """A plan beside a release; `against` is None where there is none to compare with. `removed`: images only the release has."""
+
+    plan: BuildPlan
+    against: Release | None
+    images: tuple[Explanation, ...]
+    removed: tuple[str, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document that `invoke plan --explain --json` prints."""
+        return {
+            "revision": self.plan.as_json()["revision"],
+            "against": self.against.tag if self.against else None,
+            "images": [
+                {
+                    "name": image.name,
+                    "action": image.action,
+                    "causes": [{"kind": cause.kind, "what": cause.what} for cause in image.causes],
+                }
+                for image in self.images
+            ],
+            "removed": list(self.removed),
+        }
+
+
+def explain_plan(
+    plan: BuildPlan, against: Release | None, inputs: Callable[[ReleasedImage], tuple[Input, ...]], together: Together
+) -> ExplainedPlan:
+    """Compare what a plan's images are made of with what those of a release were made of.
+
+    `inputs`: those of an image of the release; asked for, `together`, only where the fingerprint is another one.
+    """
+    if against is None:
+        return ExplainedPlan(plan, None, tuple(Explanation(step.name, step.action, step.reasons) for step in plan.steps), ())
+    before = against.present
+    changed = [step.name for step in plan.steps if step.name in before and before[step.name].fingerprint != step.fingerprint.value]
+    made_of = dict(zip(changed, together(lambda name: inputs(before[name]), changed), strict=True))
+    explained = [Explanation(step.name, step.action, _causes(step, against, made_of)) for step in plan.steps]
+    return ExplainedPlan(plan, against, tuple(explained), tuple(sorted(before.keys() - {step.name for step in plan.steps})))
+
+
+def _causes(step: Step, against: Release, made_of: dict[str, tuple[Input, ...]]) -> tuple[Reason, ...]:
+    if step.action == "skip":
+        return step.reasons
+    if step.name not in against.present:
+        return (Reason("new", f"not in release {against.tag}"),)
+    if step.name in made_of:
+        return tuple(Reason(kind, what) for kind, what in changes(made_of[step.name], shortened(step.fingerprint.inputs)))
+    if not step.registry_digest:
+        return (Reason("missing", "unchanged, but missing in the registry"),)
+    return (Reason("unchanged", f"as in release {against.tag}"), *(reason for reason in step.reasons if reason.kind in ("registry", "tag")))
