@@ -25,20 +25,26 @@ def check(_context: Context, fix: bool = False) -> None:
     run_checks(fix)
 
 
-@command(help={"unit": "Only the tests that need no engine.", "select": "pytest's -k."})
-def test(_context: Context, unit: bool = False, select: str = "") -> None:
+@command(
+    help={
+        "unit": "Only the tests that need no engine.",
+        "select": "pytest's -k.",
+        "long": "Tests that draw cases at random run their full number of rounds.",
+    }
+)
+def test(_context: Context, unit: bool = False, select: str = "", long: bool = False) -> None:
     """Set everything up, then run all tests."""
-    from setup.checks import ROOT, run_tests
+    from setup.checks import KINDS, ROOT, run_tests
 
     if not unit:
         code = subprocess.run([ROOT / "setup" / "engine.sh"], check=False).returncode
         if code:
             raise Exit(code=code)
-    run_tests(["unit"] if unit else ["unit", "engine"], ["-k", select] if select else [])
+    run_tests(["unit"] if unit else list(KINDS), select, long)
 
 
 @command(
-    help={"only": "One of: few, many, list, itest.", "rounds": "Runs of each side.", "save": "Keep the figures in benchmarks/results.json."}
+    help={"only": "One of: few, many, explain, change, scale, list, itest.", "rounds": "Runs of each side.", "save": "Keep the figures in benchmarks/results.json."}
 )
 def bench(_context: Context, only: str = "", rounds: int = 0, save: bool = False) -> None:
     """Measure this project beside its peers, in one run; ratios of medians."""

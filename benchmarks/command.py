@@ -6,15 +6,26 @@ import argparse
 import json
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.cases import CASES, Outcome
+from benchmarks.cases import Outcome, measure_few_images, measure_itest, measure_list, measure_many_images
+from benchmarks.change import measure_change
 from benchmarks.measure import BenchmarkError
 from benchmarks.report import as_document, describe_machine, show
+from benchmarks.scale import draw_scale, measure_explain, measure_scale
 from benchmarks.stage import Stage
 
+CASES: dict[str, Callable[[Stage, int], list[Outcome]]] = {
+    "few": measure_few_images,
+    "many": measure_many_images,
+    "explain": measure_explain,
+    "change": measure_change,
+    "scale": measure_scale,
+    "list": measure_list,
+    "itest": measure_itest,
+}
 RESULTS = Path(__file__).with_name("results.json")
 
 
@@ -33,9 +44,11 @@ def main(arguments: Sequence[str] = ()) -> int:
         print(f"{options.rounds} rounds or more, in turn; smallest / median / largest\n", flush=True)
         with Stage() as stage:
             for name in options.only or CASES:
-                for outcome in CASES[name](stage, options.rounds):
-                    outcomes.append(outcome)
-                    print(show(outcome), flush=True)
+                measured = CASES[name](stage, options.rounds)
+                outcomes += measured
+                print("\n".join(show(outcome) for outcome in measured), flush=True)
+                if name == "scale" and options.save:
+                    draw_scale(measured)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

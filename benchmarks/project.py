@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-FILES = 20  # in each build context
+FILES = 20  # in each build context, unless another number is given
 FILE_SIZE = 4096  # bytes, of each
 BRANCHES = 3  # images that are built on one image, in a hierarchy that is no chain
 TASKS = "from pipeline.tasks import namespace\n"
@@ -33,14 +33,14 @@ def make_tree(count: int) -> dict[str, str]:
     return {_name(number): _name((number - 1) // BRANCHES) if number else "" for number in range(count)}
 
 
-def make_project(root: Path, images: Mapping[str, str], base: str, registry: str, namespace: str) -> Project:
+def make_project(root: Path, images: Mapping[str, str], base: str, registry: str, namespace: str, files: int = FILES) -> Project:
     """Write and commit everything. The files' content is random, but the same each time."""
     _write(root / "pipeline.yaml", f"registry: {registry}\nnamespace: {namespace}\n")
     _write(root / "tasks.py", TASKS)
     _write(root / ".gitignore", ".pipeline/\n__pycache__/\n")
     for name, parent in images.items():
         _write(root / "images" / f"{name}.yaml", f"parent: {parent}\n" if parent else f"from: {base}\n")
-        _write_context(root / "dockerfiles" / name, name)
+        _write_context(root / "dockerfiles" / name, name, files)
     _write(root / BAKE_FILE, _bake_file(images, base, f"{registry}/{namespace}-bake"))
     commit(root)
     return Project(root, images)
@@ -56,10 +56,10 @@ def _name(number: int) -> str:
     return f"image-{number:02}"
 
 
-def _write_context(folder: Path, name: str) -> None:
+def _write_context(folder: Path, name: str, files: int) -> None:
     source = random.Random(name)
     _write(folder / "Dockerfile", f"ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nCOPY files /{name}\n")
-    for number in range(FILES):
+    for number in range(files):
         path = folder / "files" / f"folder-{number % 4}" / f"file-{number:02}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(source.randbytes(FILE_SIZE))

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.cases import Outcome
 from benchmarks.stage import ROOT, docker
 
-_DIGITS = {"s": 3, "x": 2, "MB": 0}
+_DIGITS = {"s": 3, "x": 2, "MB": 0, "kB": 1}
 
 
 def describe_machine() -> dict[str, str]:
@@ -38,12 +38,12 @@ def show(outcome: Outcome) -> str:
     """A few lines: each series with smallest, median and largest, then the figure beside its goal."""
     lines = [outcome.case]
     digits = _DIGITS[outcome.unit]
-    unit, places = ("MB", 0) if outcome.unit == "MB" else ("s", 3)
+    unit, places = ("s", 3) if outcome.unit == "x" else (outcome.unit, digits)
     lines += [f"  {name:36} {series.shown(unit, places)}" for name, series in outcome.series.items()]
     if outcome.figure is None:
         lines.append(f"  NOT MEASURED: {outcome.note}")
         return "\n".join(lines)
-    what = {"x": "ratio of the medians", "s": "difference of the medians", "MB": "largest"}[outcome.unit]
+    what = {"x": "ratio of the medians", "s": "difference of the medians", "MB": "largest", "kB": "largest"}[outcome.unit]
     verdict = "met" if outcome.met else "NOT MET"
     lines.append(f"  {what:36} {outcome.figure:.{digits}f} {outcome.unit}   goal ≤ {outcome.goal:g} {outcome.unit}: {verdict}")
     return "\n".join([*lines, *([f"  ({outcome.note})"] if outcome.note else [])])

@@ -62,7 +62,7 @@ class Stage:
 
     def own_image(self, name: str) -> str:
         """The content tag of an image of this repository, built first where that is needed."""
-        output = _run_own([INVOKE, "build", "--only", name, "--json"], ROOT)
+        output = _run_own([INVOKE, "build", "--only", name, "--pull", "--json"], ROOT)
         images = {image["name"]: image["references"][0] for image in json.loads(output)["images"]}
         return str(images[name])
 

@@ -25,7 +25,12 @@ CHECKS: dict[str, list[Path | str]] = {
     "dependencies": [BIN / "deptry", "."],
     "shell": [BIN / "shellcheck", "invokew", "setup/engine.sh", ".ci/run"],
 }
-KINDS: dict[str, list[str]] = {"unit": ["-n", "2"], "engine": []}
+KINDS: dict[str, list[str]] = {
+    "unit": ["tests/unit", "-n", "2"],
+    "engine": ["tests/engine"],
+    "containerd store": ["tests/engine", "--store", "containerd"],  # those about images again, on an engine with the other image store
+}
+NO_TESTS = 5  # pytest's exit code where no test was collected
 
 
 class CheckFailedError(PipelineError):
@@ -55,26 +60,33 @@ def run_checks(fix: bool = False) -> None:
         )
 
 
-def run_tests(kinds: Sequence[str], arguments: Sequence[str] = ()) -> None:
-    """Run the tests of each kind and say how many of each ran; a kind that ran none has failed."""
+def run_tests(kinds: Sequence[str], select: str = "", long: bool = False) -> None:
+    """Run the tests of each kind and say how many of each ran; a kind that ran none has failed, unless others were selected.
+
+    `select`: pytest's -k. `long`: seeded tests run their full number of rounds.
+    """
     lines: list[str] = []
     failed: list[str] = []
     total = [0, 0, 0]
     for kind in kinds:
-        report = RESULTS / f"{kind}.xml"
+        report = RESULTS / f"{kind.replace(' ', '-')}.xml"
         report.unlink(missing_ok=True)
         start = time.monotonic()
-        command = [sys.executable, "-m", "pytest", f"tests/{kind}", *KINDS[kind], f"--junitxml={report}", *arguments]
+        command = [sys.executable, "-m", "pytest", *KINDS[kind], f"--junitxml={report}", *(["-k", select] if select else [])]
+        if long and kind != "unit":
+            command.append("--long")
         code = subprocess.run(command, cwd=ROOT, check=False).returncode
         passed, bad, skipped = _counts(report)
         total = [total[0] + passed, total[1] + bad, total[2] + skipped]
-        lines.append(f"{kind + ' tests:':14} {passed} passed, {bad} failed, {skipped} skipped in {time.monotonic() - start:.0f} s")
-        if code or not passed:
+        lines.append(f"{kind + ' tests:':23} {passed} passed, {bad} failed, {skipped} skipped in {time.monotonic() - start:.0f} s")
+        if not (code == NO_TESTS and select) and (code or not passed):
             failed.append(kind)
     print("\n" + "\n".join(lines), flush=True)
     print(f"{total[0]} passed, {total[1]} failed, {total[2]} skipped", flush=True)
     if failed:
         raise CheckFailedError(f"tests failed: {', '.join(failed)}", "The failures stand above.")
+    if not total[0]:
+        raise CheckFailedError(f"no test was run: none is selected by '{select}'", "See pytest's -k.")
 
 
 def _counts(report: Path) -> tuple[int, int, int]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -13,10 +15,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, cast
 
-from pipeline.adapters.docker_context import Endpoint
+from pipeline.adapters.docker_context import Endpoint, docker_config_folder, read_docker_config
 from pipeline.errors import BuildError, EngineError, PipelineError
 
 SHOWN_LINES = 40  # of a failed build's log
+READ_DEADLINE = 5.0  # seconds for the last of the output after the end of buildx, should a process of its hold on to the pipe
+# Where Docker looks for its plugins last; the first one that is there counts (docker/cli, cli-plugins/manager).
+PLUGIN_FOLDERS = (
+    "/usr/local/lib/docker/cli-plugins",
+    "/usr/local/libexec/docker/cli-plugins",
+    "/usr/lib/docker/cli-plugins",
+    "/usr/libexec/docker/cli-plugins",
+)
+# What `--progress plain` says when it begins something: `#5 [2/3] COPY …`, `#6 [build 1/4] FROM …`, `#9 exporting to image`;
+# a stage without a name is called stage-0 now and then.
+_BEGUN = re.compile(rb"#\d+ (?:\[(?!internal\])(?:stage-\d+ )?([^\]]+\] .+)|(exporting to image))\n?")
 
 
 @dataclass(frozen=True)
@@ -31,6 +44,7 @@ class BuildRequest:
     labels: Mapping[str, str]
     secrets: Mapping[str, str] = field(default_factory=dict)
     use_cache: bool = True
+    cache_mark: str = ""  # where not empty: only RUN layers built with the same mark are taken from the cache
 
 
 def read_version() -> str:
@@ -40,6 +54,22 @@ def read_version() -> str:
     except FileNotFoundError:
         return ""
     return result.stdout.strip() if result.returncode == 0 else ""
+
+
+@functools.cache
+def buildx_command() -> tuple[str, ...]:
+    """How buildx is started: its plugin itself where it is found, for the docker command before it costs 30 ms a build."""
+    for folder in (*read_docker_config().get("cliPluginsExtraDirs", ()), docker_config_folder() / "cli-plugins", *PLUGIN_FOLDERS):
+        plugin = os.path.join(folder, "docker-buildx")
+        if os.access(plugin, os.X_OK):
+            return (plugin,)
+    return ("docker", "buildx")
+
+
+def read_instruction(line: bytes) -> str:
+    """The instruction of the Dockerfile that begins with this line of buildx's output; empty where none does."""
+    found = _BEGUN.fullmatch(line)
+    return (b"[" + found[1] if found[1] else found[2]).decode(errors="replace") if found else ""
 
 
 class Buildx:
@@ -52,13 +82,21 @@ class Buildx:
         self._cancelled = False
         self._lock = threading.Lock()
 
-    def build(self, request: BuildRequest, write_context: Callable[[IO[bytes]], None]) -> str:
-        """Build one image; return its id. Raises BuildError with the failing Dockerfile line and the end of its output."""
+    def build(
+        self, request: BuildRequest, write_context: Callable[[IO[bytes]], None], report: Callable[[str], None] = lambda _: None
+    ) -> str:
+        """Build one image; return its id. `report` is told each instruction of the Dockerfile as it begins.
+
+        Raises BuildError with the failing Dockerfile line and the end of its output.
+        """
         self._log_folder.mkdir(parents=True, exist_ok=True)
         log_path = self._log_folder / f"{request.name}.log"
-        with tempfile.TemporaryDirectory() as folder, log_path.open("wb") as log:
+        with tempfile.TemporaryDirectory() as folder, log_path.open("wb", buffering=0) as log:
             id_file = Path(folder) / "id"
-            process = self._start([*self._command(request), "--iidfile", str(id_file), "-"], log)
+            process = self._start([*self._command(request), "--iidfile", str(id_file), "-"], folder)
+            # Read from the beginning: a buildx that nobody listens to would stop listening, too.
+            reader = threading.Thread(target=_copy_lines, args=(process.stdout, log, report), daemon=True)
+            reader.start()
             failure: PipelineError | None = None
             try:
                 stream = cast("IO[bytes]", process.stdin)
@@ -69,6 +107,7 @@ class Buildx:
                 self._end(process)
             finally:
                 code = process.wait()
+                reader.join(READ_DEADLINE)
                 with self._lock:
                     self._running.discard(process)
             if failure:
@@ -85,14 +124,23 @@ class Buildx:
         for process in running:
             self._end(process)
 
-    def _start(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+    def _start(self, command: list[str], folder: str) -> subprocess.Popen[bytes]:
+        # A folder of its own for buildx's notes: in the user's it leaves a file for every build, for ever (seen: 5,000), and
+        # builds wait for each other's lock. The builder of an engine's context needs none of them.
+        environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "BUILDX_CONFIG": folder}
         with self._lock:
             if self._cancelled:
                 raise BuildError("the build was cancelled")
             try:
                 # A session of its own: Ctrl-C reaches this process only, which then ends the builds in order.
-                process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment, start_new_session=True)
+                process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                    start_new_session=True,
+                )
             except FileNotFoundError:
                 raise EngineError(
                     "the docker command is not installed", "Install docker-cli and docker-buildx. See: invoke doctor"
@@ -101,10 +149,13 @@ class Buildx:
         return process
 
     def _command(self, request: BuildRequest) -> list[str]:
-        command = ["docker", "buildx", "build", "--builder", self._endpoint.context, "--progress", "plain", "--provenance=false", "--load"]
+        command = [*buildx_command(), "build", "--builder", self._endpoint.context, "--progress", "plain", "--provenance=false", "--load"]
         command += ["--platform", request.platform]
         if not request.use_cache:
             command.append("--no-cache")
+        if request.cache_mark:
+            # BuildKit knows a RUN by the names in its /etc/hosts, too (not by their addresses), and keeps that file out of the image.
+            command += ["--add-host", f"{request.cache_mark}.invalid:127.0.0.1"]
         for tag in request.tags:
             command += ["--tag", tag]
         for name, value in request.arguments.items():
@@ -147,3 +198,13 @@ class Buildx:
         lines = (text[where + 1 :] if where >= 0 else text).rstrip().splitlines()
         hint = "Free disk space: docker system df" if "no space left on device" in text.lower() else f"The whole log: {log_path}"
         return BuildError(f"{name} could not be built:\n" + "\n".join(f"  {line}" for line in lines[-SHOWN_LINES:]), hint)
+
+
+def _copy_lines(stream: IO[bytes], log: IO[bytes], report: Callable[[str], None]) -> None:
+    """Copy what buildx says to its log, line by line; to its end, whatever happens to the log."""
+    with stream:
+        for line in stream:
+            with contextlib.suppress(OSError, ValueError):  # a full disk, or a log closed by now: nothing to stop the build for
+                log.write(line)
+            if instruction := read_instruction(line):
+                report(instruction)

@@ -8,27 +8,29 @@ from __future__ import annotations
 import functools
 import http.client
 import json
+import re
 import socket
 import time
 import urllib.parse
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import read_credentials
 from pipeline.adapters.docker_context import Endpoint
-from pipeline.adapters.registry_transport import plain_hint, tls_hint
+from pipeline.adapters.patience import Patience
+from pipeline.adapters.refusals import judge_engine
 from pipeline.engine_image import EngineImage
-from pipeline.errors import EngineError, ImageUnavailableError, PipelineError, RegistryRefusedError, RegistryUnreachableError
+from pipeline.errors import EngineError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import Reference, parse_reference
 
 API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
-_UNTRUSTED = ("x509:",)  # what Go says of a certificate
-_IN_CLEAR = ("server gave http response to https client",)
-_LASTING = ("connection refused", *_UNTRUSTED, *_IN_CLEAR)
-PUSH_PAUSES = (0.2, 1.0, 4.0)  # seconds before a failed push is tried again
+PUSHING = Patience(total=300.0, first=0.2, longest=5.0)
+PULLING = Patience(total=120.0, first=0.2, longest=5.0)
+_NOT_THERE = ("does not exist locally", "no such image", "manifest unknown", "tag does not exist")
+_LAYER_DONE = ("Pushed", "Layer already exists", "Mounted from", "Pull complete", "Already exists")
 _HINT = "Start the engine, or choose another one: docker context use NAME, or DOCKER_HOST. See: invoke doctor"
 
 
@@ -42,8 +44,30 @@ class EngineInfo:
     data_folder: str
 
 
+class RemoteImage(NamedTuple):
+    """What a registry has under a name; `platforms` as os/architecture[/variant]."""
+
+    digest: str
+    platforms: tuple[str, ...]
+
+
+@dataclass
+class _Transfer:
+    """What one attempt to push or pull has come to: layers that are done, and the digest once it is known."""
+
+    layers: int = 0
+    digest: str = ""
+
+    def note(self, event: Mapping[str, Any]) -> None:
+        status = str(event.get("status", ""))
+        # With the containerd image store, an engine says the digest in words only (seen with 26.1).
+        said = re.search(r": digest: (sha256:[0-9a-f]{64}) size:", status)
+        self.digest = str((event.get("aux") or {}).get("Digest") or (said[1] if said else self.digest))
+        self.layers += status.startswith(_LAYER_DONE)
+
+
 class DockerImages:
-    """The images of one engine. Safe to use from several threads: each has a connection of its own."""
+    """The images of one engine. Safe to use from several threads: each request has a connection of its own."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -96,7 +120,15 @@ class DockerImages:
             item = self._json("GET", f"/images/{urllib.parse.quote(reference)}/json")
         except _NotFoundError as error:
             raise ImageUnavailableError(f"the engine has no image {reference}", "Build it first: invoke build") from error
-        return "/".join(part for part in (item.get("Os"), item.get("Architecture"), item.get("Variant")) if part)
+        return _platform(item.get("Os"), item.get("Architecture"), item.get("Variant"))
+
+    def triggers_of(self, reference: str) -> tuple[str, ...] | None:
+        """The ONBUILD instructions of an image; None where the engine has no such image."""
+        try:
+            item = self._json("GET", f"/images/{urllib.parse.quote(reference)}/json")
+        except _NotFoundError:
+            return None
+        return tuple((item.get("Config") or {}).get("OnBuild") or ())
 
     def tag_image(self, source: str, target: Reference) -> None:
         query = urllib.parse.urlencode({"repo": target.name, "tag": target.tag})
@@ -110,8 +142,8 @@ class DockerImages:
             return False
         return True
 
-    def remote_digest(self, reference: str) -> str:
-        """The digest of an image in its registry, asked by the engine, with its mirrors and certificates.
+    def remote_image(self, reference: str) -> RemoteImage:
+        """An image in its registry, asked by the engine, with its mirrors and certificates.
 
         Raises ImageUnavailableError with the registry's reason.
         """
@@ -122,46 +154,57 @@ class DockerImages:
             if isinstance(error, _EngineGoneError):
                 raise
             raise ImageUnavailableError(error.message, error.hint) from error
-        return str(answer["Descriptor"]["digest"])
+        platforms = (_platform(item.get("os"), item.get("architecture"), item.get("variant")) for item in answer.get("Platforms") or ())
+        return RemoteImage(str(answer["Descriptor"]["digest"]), tuple(platforms))
 
     def pull_image(self, reference: Reference) -> None:
         """Pull a tag or digest. Raises ImageUnavailableError, or EngineError where the engine itself fails."""
         query = urllib.parse.urlencode({"fromImage": reference.name, "tag": reference.digest or reference.tag})
         try:
-            for _ in self._stream("POST", f"/images/create?{query}", headers=_auth(reference.registry)):
-                pass
-        except EngineError as error:
-            if isinstance(error, _EngineGoneError):
-                raise
-            raise ImageUnavailableError(f"{reference} cannot be pulled: {error.message}", f"Try: docker pull {reference}") from error
+            self._transfer(f"/images/create?{query}", _auth(reference.registry), reference, "pulled", PULLING)
+        except (RegistryRefusedError, RegistryUnreachableError) as error:
+            raise ImageUnavailableError(error.message, f"Try: docker pull {reference}") from error
 
     def push_image(self, reference: Reference) -> str:
         """Push a tag; return its digest. Raises RegistryRefusedError or RegistryUnreachableError with the registry's reason.
 
-        The engine repeats a layer's upload by itself, but nothing else: a registry that falters elsewhere is asked again here.
+        The engine repeats a layer's upload by itself, unless it is told of too many requests, and nothing else. What it has
+        uploaded stays in the registry, so that each attempt has less to do.
         """
-        for pause in PUSH_PAUSES:
-            try:
-                return self._push(reference)
-            except RegistryUnreachableError as error:
-                if any(sign in error.message.lower() for sign in _LASTING):
-                    raise  # asking again changes nothing
-                time.sleep(pause)
-        return self._push(reference)
-
-    def _push(self, reference: Reference) -> str:
         query = urllib.parse.urlencode({"tag": reference.tag})
-        digest = ""
-        try:
-            for event in self._stream(
-                "POST", f"/images/{reference.name}/push?{query}", headers=_auth(reference.registry) or {"X-Registry-Auth": "e30="}
-            ):
-                digest = str((event.get("aux") or {}).get("Digest") or digest)
-        except EngineError as error:
-            if isinstance(error, _EngineGoneError):
-                raise
-            raise _push_error(reference, error.message) from error
-        return digest
+        headers = _auth(reference.registry) or {"X-Registry-Auth": "e30="}
+        transfer = self._transfer(f"/images/{reference.name}/push?{query}", headers, reference, "pushed", PUSHING)
+        if not transfer.digest:
+            raise EngineError(f"{reference} was pushed, but the engine does not say as what", "See the engine's log.")
+        return transfer.digest
+
+    def _transfer(self, path: str, headers: dict[str, str], reference: Reference, done: str, patience: Patience) -> _Transfer:
+        """Have the engine push or pull; again where the registry falters. The patience begins anew with each layer that is done."""
+        failures, most, end = 0, 0, 0.0
+        while True:
+            transfer = _Transfer()
+            try:
+                for event in self._stream("POST", path, headers=headers):
+                    transfer.note(event)
+                return transfer
+            except _NotFoundError as error:
+                raise _missing(reference, done, error.message) from error
+            except EngineError as error:
+                if isinstance(error, _EngineGoneError):
+                    raise
+                if any(sign in error.message.lower() for sign in _NOT_THERE):
+                    raise _missing(reference, done, error.message) from error
+                verdict = judge_engine(reference.registry, f"{reference} cannot be {done}", error.message)
+                failures += 1
+                if transfer.layers > most or not end:
+                    most, end = max(most, transfer.layers), time.monotonic() + patience.total
+                pause = patience.pause(failures)
+                if failures == verdict.attempts or time.monotonic() + pause > end:
+                    raise verdict.error from error
+            try:
+                self._connections.wait(pause)
+            except ConnectionAbortedError as error:
+                raise _gone(self._endpoint, error) from error
 
     def import_image(self, archive: Path, name: str, labels: dict[str, str]) -> None:
         """Make an image of a root file system in a tar file."""
@@ -198,14 +241,15 @@ class DockerImages:
             raise EngineError(failure, _hint_for(failure))
 
     def _send(self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str]) -> tuple[int, Iterable[bytes]]:
+        """The answer's status and lines; its connection is free again when the last line was read."""
         try:
+            connection = self._connections.take()
             for again in (True, False):
-                connection = self._connections.get()
                 fresh = connection.sock is None
                 try:
                     connection.request(method, f"/{API_VERSION}{path}", body, headers)
                     response = connection.getresponse()
-                    return response.status, self._lines(response)
+                    return response.status, self._lines(connection, response)
                 except (http.client.RemoteDisconnected, BrokenPipeError):
                     connection.close()  # a kept-alive connection that the engine closed meanwhile
                     if fresh or not again or body is not None:
@@ -214,12 +258,14 @@ class DockerImages:
             raise _gone(self._endpoint, error) from error
         raise AssertionError("unreachable")
 
-    def _lines(self, response: http.client.HTTPResponse) -> Iterator[bytes]:
+    def _lines(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
             yield from response
             response.read()  # iterating does not end the response, which would keep the connection from its next request
         except (OSError, http.client.HTTPException) as error:
             raise _gone(self._endpoint, error) from error
+        else:
+            self._connections.give_back(connection)
 
 
 def _connector(endpoint: Endpoint) -> Callable[[], http.client.HTTPConnection]:
@@ -289,23 +335,14 @@ def _hint_for(message: str) -> str:
     return "Free disk space: docker system df" if "no space left" in message.lower() else "See the engine's log."
 
 
-def _push_error(reference: Reference, message: str) -> PipelineError:
-    lower = message.lower()
-    for signs, hint in ((_UNTRUSTED, tls_hint), (_IN_CLEAR, plain_hint)):
-        if any(sign in lower for sign in signs):
-            return RegistryUnreachableError(f"{reference} cannot be pushed: {message}", hint(reference.registry))
-    if any(word in lower for word in ("unauthorized", "denied", "authentication required", "no basic auth")):
-        return RegistryRefusedError(f"{reference} cannot be pushed: {message}", f"Log in: docker login {reference.registry}")
-    if any(
-        word in lower
-        for word in ("connection refused", "no such host", "timeout", "connection reset", "eof", "unavailable", "too many requests")
-    ):
-        return RegistryUnreachableError(
-            f"{reference} cannot be pushed: {message}", "Start the registry, or name another one: PIPELINE_REGISTRY."
-        )
-    if "does not exist" in lower or "no such image" in lower:
+def _platform(*parts: str | None) -> str:
+    return "/".join(part for part in parts if part)
+
+
+def _missing(reference: Reference, done: str, message: str) -> ImageUnavailableError:
+    if done == "pushed":
         return ImageUnavailableError(f"{reference} cannot be pushed: the engine has no such image", "Build it first: invoke build push")
-    return RegistryRefusedError(f"{reference} cannot be pushed: {message}", "See the registry's own log for the reason.")
+    return ImageUnavailableError(f"{reference} cannot be pulled: {message}", f"Try: docker pull {reference}")
 
 
 def _auth(registry: str, read: Callable[[str], Any] = read_credentials) -> dict[str, str]:

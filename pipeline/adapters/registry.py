@@ -1,27 +1,23 @@
-"""A registry over its HTTP API (OCI distribution specification): digests, manifests and tags; never layers.
+"""A registry over its HTTP API (OCI distribution specification): digests, manifests, tags and small blobs; never layers.
 
-Plain http.client with kept-alive connections, one a thread: the requests of a no-op take milliseconds and nothing is
-imported for them. Layers are the engine's work.
+Kept-alive connections and nothing heavy to import: the requests of a no-op take milliseconds. Layers are the engine's work.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import http.client
 import json
 import re
-import socket
-import threading
-import time
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import Credentials, read_credentials
-from pipeline.adapters.registry_transport import RegistryTransport, plain_hint, tls_hint
+from pipeline.adapters.exchange import Answer
+from pipeline.adapters.patience import Patience
+from pipeline.adapters.registry_requests import ONCE, PATIENCE, RegistryRequests, Request
+from pipeline.adapters.registry_transport import RegistryTransport
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import DOCKER_HUB, Reference
 
@@ -31,10 +27,9 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.index.v1+json",
     "application/vnd.docker.distribution.manifest.list.v2+json",
 )
-ATTEMPTS = 5  # of one request, where the registry is busy or the connection broke
-FIRST_PAUSE = 0.2  # seconds; four times as long after each attempt
-LONGEST_PAUSE = 10.0  # seconds between two attempts, whatever Retry-After asks for
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
+CONNECTIONS = 8  # of one call of `digests`
+UPLOADS = 3  # of one blob, where the registry forgets them
+_ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
 
 
 @dataclass(frozen=True)
@@ -46,71 +41,77 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        return "sha256:" + hashlib.sha256(self.content).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
+        return _digest(self.content)
 
 
 class Registry:
-    """One registry, at HOST[:PORT]. Safe to use from several threads."""
+    """One registry, at HOST[:PORT]. Safe to use from several threads. `say` is told of waits that a person would notice."""
 
-    def __init__(self, host: str, credentials: Callable[[str], Credentials | None] = read_credentials) -> None:
+    def __init__(
+        self,
+        host: str,
+        credentials: Callable[[str], Credentials | None] = read_credentials,
+        say: Callable[[str], None] = lambda _: None,
+        patience: Patience = PATIENCE,
+    ) -> None:
         self.host = host
-        self._transport = RegistryTransport("registry-1.docker.io" if host == DOCKER_HUB else host)
-        self._read_credentials = credentials
-        self._credentials: Credentials | None = None
-        self._asked_credentials = False
-        self._tokens: dict[str, str] = {}  # scope → Authorization header
-        self._lock = threading.Lock()
-        self._is_understood = False  # it has answered sensibly, in clear or over TLS
-        self._connections = Connections(self._transport.connect)
+        transport = RegistryTransport("registry-1.docker.io" if host == DOCKER_HUB else host)
+        self._requests = RegistryRequests(host, transport, credentials, say, patience)
 
     def close(self) -> None:
-        self._connections.close()
+        self._requests.close()
 
     def abort(self) -> None:
         """Break off every request, for good."""
-        self._connections.abort()
+        self._requests.abort()
 
     def ping(self) -> None:
         """Raise RegistryUnreachableError or RegistryRefusedError unless the registry answers and lets us in."""
-        self._request("GET", "/v2/", scope="", attempts=1)
+        self._requests.send(Request("GET", "/v2/", scope=""), ONCE)
 
     def digest(self, reference: Reference) -> str:
         """The digest of the manifest that a tag names; empty where the registry has none."""
-        answer = self._request(
-            "HEAD", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)}, missing=True
-        )
+        answer = self._requests.send(Request("HEAD", _manifest_path(reference), _pull(reference.repository), _ACCEPT, missing=True))
         if answer.status == 404:
             return ""
         return answer.headers.get("docker-content-digest") or self.manifest(reference).digest
 
+    def digests(self, references: Sequence[Reference]) -> list[str]:
+        """The digest of each, in order, over a few connections at the same time."""
+        if len(references) < 2:
+            return [self.digest(reference) for reference in references]
+        from concurrent.futures import ThreadPoolExecutor
+
+        found = [""] * len(references)
+        left = iter(enumerate(references))  # shared: threads that have less to wait for ask for more
+
+        def ask() -> None:
+            for index, reference in left:
+                found[index] = self.digest(reference)
+
+        threads = min(CONNECTIONS, len(references))
+        with ThreadPoolExecutor(threads) as pool:
+            for future in [pool.submit(ask) for _ in range(threads)]:
+                future.result()
+        return found
+
     def manifest(self, reference: Reference) -> Manifest:
         """The manifest a tag or digest names. Raises RegistryRefusedError where there is none."""
-        answer = self._request("GET", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)})
-        return Manifest(answer.body, answer.headers.get("content-type", MANIFEST_TYPES[0]).partition(";")[0])
+        return _read_manifest(self._ask_manifest(reference, missing=False))
 
     def find_manifest(self, reference: Reference) -> Manifest | None:
         """The manifest a tag or digest names; None where there is none."""
-        answer = self._request(
-            "GET", _manifest_path(reference), reference.repository, headers={"Accept": ", ".join(MANIFEST_TYPES)}, missing=True
-        )
-        if answer.status == 404:
-            return None
-        return Manifest(answer.body, answer.headers.get("content-type", MANIFEST_TYPES[0]).partition(";")[0])
+        answer = self._ask_manifest(reference, missing=True)
+        return None if answer.status == 404 else _read_manifest(answer)
 
     def put_manifest(self, reference: Reference, manifest: Manifest) -> None:
         """Let a tag name a manifest whose layers the repository has already.
 
-        Raises RegistryRefusedError where the registry says that it keeps another digest than the manifest's.
+        Raises TagImmutableError where the tag names another one for ever, RegistryRefusedError where the registry says that it
+        keeps another digest than the manifest's.
         """
         headers = {"Content-Type": manifest.media_type}
-        answer = self._request("PUT", _manifest_path(reference), reference.repository, "pull,push", headers, manifest.content)
+        answer = self._requests.send(Request("PUT", _manifest_path(reference), _push(reference.repository), headers, manifest.content))
         kept = answer.headers.get("docker-content-digest", manifest.digest)
         if kept != manifest.digest:
             raise RegistryRefusedError(
@@ -120,206 +121,102 @@ class Registry:
 
     def put_blob(self, repository: str, content: bytes) -> str:
         """Upload a blob in one piece, unless the repository has it; return its digest."""
-        digest = "sha256:" + hashlib.sha256(content).hexdigest()
-        if self._request("HEAD", f"/v2/{repository}/blobs/{digest}", repository, missing=True).status != 404:
+        digest = _digest(content)
+        path = f"/v2/{repository}/blobs/{digest}"
+        if self._requests.send(Request("HEAD", path, _pull(repository), missing=True)).status != 404:
             return digest
-        begun = self._request("POST", f"/v2/{repository}/blobs/uploads/", repository, "pull,push", {"Content-Length": "0"})
-        place = urllib.parse.urlsplit(begun.headers.get("location", ""))
-        query = urllib.parse.urlencode([*urllib.parse.parse_qsl(place.query), ("digest", digest)])
-        headers = {"Content-Type": "application/octet-stream"}
-        self._request("PUT", f"{place.path}?{query}", repository, "pull,push", headers, content)
-        return digest
+        for _ in range(UPLOADS):
+            upload = self._begin_upload(repository)
+            query = urllib.parse.urlencode([*urllib.parse.parse_qsl(upload.query), ("digest", digest)])
+            headers = {"Content-Type": "application/octet-stream"}
+            request = Request("PUT", f"{upload.path}?{query}", _push(repository), headers, content, missing=True)
+            if self._requests.send(request).status != 404:
+                return digest
+            # The upload is not known any more: it was completed, and only the answer lost; or the registry was restarted.
+            if self._requests.send(Request("HEAD", path, _pull(repository), missing=True)).status != 404:
+                return digest
+        raise RegistryUnreachableError(
+            f"the registry {self.host} forgets uploads to {repository} before they are complete",
+            "Several registries behind one address need the same storage and the same REGISTRY_HTTP_SECRET.",
+        )
 
     def blob(self, repository: str, digest: str) -> bytes:
         """The content of a blob, checked against its digest. Raises RegistryRefusedError where there is none, or another."""
-        answer = self._request("GET", f"/v2/{repository}/blobs/{digest}", repository)
-        found = "sha256:" + hashlib.sha256(answer.body).hexdigest()
-        if found != digest:
-            raise RegistryRefusedError(
-                f"the registry {self.host} answers {found} where {repository}@{digest} was asked for", "Its storage is damaged: push again."
-            )
-        return answer.body
+
+        def check(answer: Answer) -> str:
+            found = _digest(answer.body)
+            return "" if found == digest else f"answers {found} where {repository}@{digest} was asked for"
+
+        return self._requests.send(Request("GET", f"/v2/{repository}/blobs/{digest}", _pull(repository), check=check)).body
 
     def tags(self, repository: str) -> list[str]:
         """Every tag of a repository, page after page; none where it does not exist."""
         found: list[str] = []
         path = f"/v2/{repository}/tags/list"
         while path:
-            answer = self._request("GET", path, repository, missing=True)
+            answer = self._requests.send(Request("GET", path, _pull(repository), missing=True, check=_check_tags))
             if answer.status == 404:
                 break
-            found += json.loads(answer.body).get("tags") or ()
+            found += json.loads(answer.body)["tags"] or ()
             link = re.search(r"<([^>]*)>\s*;[^,]*\brel=\"?next\b", answer.headers.get("link", ""))
-            path = urllib.parse.urlsplit(urllib.parse.urljoin(path, link[1]))._replace(scheme="", netloc="").geturl() if link else ""
+            path = _on_this_registry(urllib.parse.urljoin(path, link[1])).geturl() if link else ""
         return found
-
-    def digests(self, references: Sequence[Reference]) -> list[str]:
-        """What `digest` says of each, in order."""
-        from concurrent.futures import ThreadPoolExecutor
-
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            return list(pool.map(self.digest, references))
 
     def check_writable(self, repository: str) -> None:
         """Begin an upload and cancel it: raise RegistryRefusedError where pushing is not allowed."""
-        answer = self._request("POST", f"/v2/{repository}/blobs/uploads/", repository, "pull,push", {"Content-Length": "0"})
-        location = answer.headers.get("location", "")
-        if location:
-            with contextlib.suppress(RegistryRefusedError, RegistryUnreachableError):  # an upload that is left expires by itself
-                path = location if location.startswith("/") else urllib.parse.urlsplit(location)._replace(scheme="", netloc="").geturl()
-                self._request("DELETE", path, repository, "pull,push", missing=True)
+        upload = self._begin_upload(repository)
+        with contextlib.suppress(RegistryRefusedError, RegistryUnreachableError):  # an upload that is left expires by itself
+            # A right of its own, which few users have: its token must not take the place of the one for pushing.
+            self._requests.send(Request("DELETE", upload.geturl(), f"repository:{repository}:delete", missing=True), ONCE)
 
     def image_size(self, manifest: Manifest) -> int:
         """The bytes of config and layers that a manifest names, compressed as the registry keeps them."""
         document = json.loads(manifest.content)
         return int(document.get("config", {}).get("size", 0)) + sum(int(layer.get("size", 0)) for layer in document.get("layers", ()))
 
-    def _request(
-        self,
-        method: str,
-        path: str,
-        repository: str = "",
-        actions: str = "pull",
-        headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
-        missing: bool = False,
-        scope: str | None = None,
-        attempts: int = ATTEMPTS,
-    ) -> _Answer:
-        scope = f"repository:{repository}:{actions}" if scope is None else scope
-        reason, pause = "", 0.0
-        for attempt in range(attempts):
-            if pause:
-                time.sleep(pause)  # even one of 0 s costs a switch between threads
-            pause = min(FIRST_PAUSE * 4**attempt, LONGEST_PAUSE)
-            try:
-                answer = self._send(method, path, headers or {}, body, scope)
-                if answer.status == 401:
-                    self._authorize(answer, scope)
-                    answer = self._send(method, path, headers or {}, body, scope)
-            except (OSError, http.client.HTTPException) as error:
-                self._connections.get().close()
-                reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-                if type(error).__name__ == "SSLCertVerificationError":  # by name: plain HTTP need not import ssl
-                    raise RegistryUnreachableError(
-                        f"the registry {self.host} shows a certificate that is not trusted ({error})", tls_hint(self.host)
-                    ) from error
-                if getattr(error, "reason", "") in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
-                    raise RegistryUnreachableError(
-                        f"the registry {self.host} does not speak TLS, it seems to be a plain HTTP one", plain_hint(self.host)
-                    ) from error
-                unknown = isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME
-                if unknown or isinstance(error, ConnectionRefusedError):
-                    break  # nobody listens there, or no such host: asking again changes nothing
-                continue
-            if answer.status < 300 or (answer.status == 404 and missing):
-                return answer
-            if answer.status not in _TRANSIENT:
-                raise self._refused(method, path, answer)
-            reason = f"answers {answer.status}"
-            with contextlib.suppress(ValueError):
-                pause = min(max(pause, float(answer.headers.get("retry-after", 0))), LONGEST_PAUSE)
-        raise RegistryUnreachableError(
-            f"the registry {self.host} does not answer ({reason})",
-            "Start it (a local one: invoke registry.start), or name another one: registry in pipeline.yaml, or PIPELINE_REGISTRY.",
+    def _ask_manifest(self, reference: Reference, missing: bool) -> Answer:
+        def check(answer: Answer) -> str:
+            named = reference.digest or answer.headers.get("docker-content-digest", "")
+            found = _digest(answer.body)
+            return f"answers {found} where {named} was asked for" if named.startswith("sha256:") and found != named else ""
+
+        return self._requests.send(
+            Request("GET", _manifest_path(reference), _pull(reference.repository), _ACCEPT, missing=missing, check=check)
         )
 
-    def _send(self, method: str, path: str, headers: Mapping[str, str], body: bytes | None, scope: str) -> _Answer:
-        sent = {"User-Agent": "pipeline", **headers}
-        if scope in self._tokens:
-            sent["Authorization"] = self._tokens[scope]
-        for again in (True, False):
-            connection = self._connections.get()
-            fresh = connection.sock is None
-            try:
-                connection.request(method, path, body, sent)
-                response = connection.getresponse()
-                answer = _Answer(response.status, {name.lower(): value for name, value in response.getheaders()}, response.read())
-                self._is_understood = self._is_understood or answer.status != 400
-                if self._is_understood or not again or not self._transport.turn_to_tls():
-                    return answer
-                connection.close()  # it speaks TLS: what came back is a complaint about that
-            except (http.client.BadStatusLine, BrokenPipeError, ConnectionResetError):
-                connection.close()  # a kept-alive connection that the registry closed meanwhile: once more on a new one
-                if (fresh and (self._is_understood or not self._transport.turn_to_tls())) or not again:
-                    raise
-        raise AssertionError("unreachable")
+    def _begin_upload(self, repository: str) -> urllib.parse.SplitResult:
+        answer = self._requests.send(Request("POST", f"/v2/{repository}/blobs/uploads/", _push(repository)))
+        return _on_this_registry(answer.headers.get("location", ""))
 
-    def _authorize(self, answer: _Answer, scope: str) -> None:
-        """Answer a challenge: keep the Authorization header that this scope needs. Raises RegistryRefusedError."""
-        with self._lock:
-            if not self._asked_credentials:
-                self._credentials, self._asked_credentials = self._read_credentials(self.host), True
-        challenge = answer.headers.get("www-authenticate", "")
-        kind, _, rest = challenge.partition(" ")
-        if kind.lower() == "basic" and self._credentials:
-            self._tokens[scope] = self._credentials.basic()
-        elif kind.lower() == "bearer":
-            parts = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-            self._tokens[scope] = "Bearer " + self._fetch_token(parts, scope)
 
-    def _fetch_token(self, challenge: Mapping[str, str], scope: str) -> str:
-        realm = urllib.parse.urlsplit(challenge.get("realm", ""))
-        query = dict(urllib.parse.parse_qsl(realm.query))
-        query |= {"service": challenge.get("service", ""), "scope": challenge.get("scope") or scope, "client_id": "pipeline"}
-        headers = {"User-Agent": "pipeline"}
-        method, body, path = "GET", None, f"{realm.path}?{urllib.parse.urlencode(query)}"
-        if self._credentials and self._credentials.identity_token:
-            method, path = "POST", realm.path
-            body = urllib.parse.urlencode(
-                {**query, "grant_type": "refresh_token", "refresh_token": self._credentials.identity_token}
-            ).encode()
-            headers["Content-Type"] = "application/x-www-form-urlencoded"
-        elif self._credentials:
-            headers["Authorization"] = self._credentials.basic()
-        connection = self._transport.connect_elsewhere(realm.netloc, plain=realm.scheme == "http")
-        try:
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            content = response.read()
-        finally:
-            connection.close()
-        if response.status in _TRANSIENT:
-            raise http.client.HTTPException(f"the token service answers {response.status}")
-        if response.status != 200:
-            raise RegistryRefusedError(
-                f"the registry {self.host} refused the credentials ({response.status})", f"Log in: docker login {self.host}"
-            )
-        try:
-            answer: dict[str, Any] = json.loads(content)
-            return str(answer.get("token") or answer.get("access_token") or "")
-        except (ValueError, AttributeError) as error:
-            raise RegistryRefusedError(
-                f"the token service {realm.netloc} of the registry {self.host} answered no token",
-                "Is that a registry? Look at it with a browser.",
-            ) from error
+def _on_this_registry(address: str) -> urllib.parse.SplitResult:
+    """The address without host: behind some proxies a registry does not know its own name."""
+    return urllib.parse.urlsplit(address)._replace(scheme="", netloc="")
 
-    def _refused(self, method: str, path: str, answer: _Answer) -> RegistryRefusedError:
-        said = _explanation(answer)
-        doing = "write to" if method in ("PUT", "POST", "DELETE") else "read"
-        what = f"the registry {self.host} refused to {doing} {path.removeprefix('/v2/')}: {answer.status}" + (f" {said}" if said else "")
-        # A token may hold fewer rights than were asked for: the service knows the user, who lacks the permission.
-        is_known = bool(self._credentials) and "insufficient_scope" in answer.headers.get("www-authenticate", "")
-        if answer.status == 401 and not is_known:
-            hint = f"Log in: docker login {self.host}"
-        elif answer.status in (401, 403):
-            hint = "The user that Docker is logged in as may not do this; ask for the permission, or log in as another one."
-        elif answer.status == 405:
-            hint = "The registry is read-only; name one that can be written to: registry in pipeline.yaml, or PIPELINE_REGISTRY."
-        elif answer.status == 404:
-            hint = "It is not there (any more): push it first."
-        else:
-            hint = "See the registry's own log for the reason."
-        return RegistryRefusedError(what, hint)
+
+def _digest(content: bytes) -> str:
+    return "sha256:" + hashlib.sha256(content).hexdigest()
 
 
 def _manifest_path(reference: Reference) -> str:
     return f"/v2/{reference.repository}/manifests/{reference.digest or reference.tag}"
 
 
-def _explanation(answer: _Answer) -> str:
+def _read_manifest(answer: Answer) -> Manifest:
+    return Manifest(answer.body, answer.headers.get("content-type", MANIFEST_TYPES[0]).partition(";")[0])
+
+
+def _check_tags(answer: Answer) -> str:
     try:
-        errors = json.loads(answer.body)["errors"]
-        return "; ".join(str(error.get("message") or error.get("code")) for error in errors)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return answer.body.decode(errors="replace").strip()[:200]
+        json.loads(answer.body)["tags"]
+    except (ValueError, TypeError, KeyError):
+        return "answers something that is no list of tags"
+    return ""
+
+
+def _pull(repository: str) -> str:
+    return f"repository:{repository}:pull"
+
+
+def _push(repository: str) -> str:
+    return f"repository:{repository}:pull,push"

@@ -1,14 +1,22 @@
-"""What a Dockerfile takes from elsewhere: the images it names and the arguments it declares.
+"""What a Dockerfile takes from elsewhere: the images it names, the arguments it declares, and what it reads of its build context.
 
-Only as much of the Dockerfile's grammar as that needs (docs.docker.com, "Dockerfile reference"): continuation lines, the
-escape directive, here-documents, ARG before and after the first FROM, FROM, COPY/ADD --from, RUN --mount=…,from=….
+Only as much of the Dockerfile's grammar as that needs (docs.docker.com, "Dockerfile reference"; the details are those of
+BuildKit's own parser, github.com/moby/buildkit, frontend/dockerfile/parser): continuation lines, parser directives,
+here-documents, ARG before and after the first FROM, FROM, COPY/ADD --from, RUN --mount=…,from=…. What of the context is read is
+in `sources`.
 """
 
 from __future__ import annotations
 
+import itertools
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
+
+from pipeline.images.sources import Sources, read_sources
 
 BASE_ARGUMENT = "BASE_IMAGE"
 
@@ -23,21 +31,48 @@ class TakenImage:
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """`images`: taken from outside, stages and BASE_IMAGE left out. `arguments`: every ARG. `has_base`: FROM ${BASE_IMAGE}."""
+    """`images`: taken from outside, stages and BASE_IMAGE left out. `arguments`: every ARG. `has_base`: FROM ${BASE_IMAGE}.
+
+    `sources`: what it reads of its build context. `triggers`: its ONBUILD instructions. `recipe`: the text without what cannot
+    change an image: comments and blank lines outside here-documents.
+    """
 
     images: tuple[TakenImage, ...]
     arguments: frozenset[str]
     has_base: bool
-    stages: frozenset[str] = frozenset()  # in lower case, as BuildKit compares them
+    stages: frozenset[str]  # in lower case, as BuildKit compares them
+    sources: Sources
+    triggers: tuple[str, ...]
+    recipe: str
 
 
 def parse_dockerfile(text: str, arguments: Mapping[str, str]) -> Dockerfile:
     """Read a Dockerfile; `arguments` are the build arguments given, which win over defaults in `FROM ${NAME}`."""
+    return _parse(text, tuple(arguments.items()))
+
+
+def takes_context(onbuild: Sequence[str]) -> bool:
+    """Whether the ONBUILD triggers of an image read the build context of those that are built on it."""
+    return bool(read_sources(_instruction(0, trigger) for trigger in onbuild))
+
+
+class Instruction(NamedTuple):
+    """One instruction on one line: the number of its first line, its name in capitals, and what follows."""
+
+    line: int
+    name: str
+    rest: str
+
+
+@lru_cache(maxsize=4096)  # a Dockerfile is checked, then planned with, then once more by the next command of the same process
+def _parse(text: str, given: tuple[tuple[str, str], ...]) -> Dockerfile:
+    arguments = dict(given)
     values: dict[str, str] = {}
     declared: set[str] = set()
     stages: set[str] = set()
     taken: list[TakenImage] = []
     has_base = seen_from = False
+    scan = _scan(text)
 
     def take(name: str, line: int, stage_numbers: bool = False) -> None:
         if name == "scratch" or name.lower() in stages or (stage_numbers and name.isdigit()):
@@ -45,7 +80,7 @@ def parse_dockerfile(text: str, arguments: Mapping[str, str]) -> Dockerfile:
         if name not in {image.name for image in taken}:
             taken.append(TakenImage(name, line))
 
-    for line, instruction, rest in _instructions(text):
+    for line, instruction, rest in scan.instructions:
         if instruction == "ARG":
             for part in rest.split():
                 name, _, default = part.partition("=")
@@ -69,11 +104,25 @@ def parse_dockerfile(text: str, arguments: Mapping[str, str]) -> Dockerfile:
             for mount in re.findall(r"--mount=(\S+)", _flags(rest)):
                 for source in re.findall(r"(?:^|,)from=([^,\s]+)", mount):
                     take(source, line, stage_numbers=True)
-    return Dockerfile(tuple(taken), frozenset(declared), has_base, frozenset(stages))
+    foreign = not _BUILDKITS_OWN.fullmatch(scan.syntax or "docker/dockerfile") or "BUILDKIT_SYNTAX" in arguments
+    unclear = scan.unclear or foreign
+    triggers = tuple(rest for _, name, rest in scan.instructions if name == "ONBUILD")
+    # Triggers run in children, and in a later stage of this Dockerfile that is built on the stage they stand in.
+    own = [_instruction(line, rest) if name == "ONBUILD" else Instruction(line, name, rest) for line, name, rest in scan.instructions]
+    return Dockerfile(
+        images=tuple(taken),
+        arguments=frozenset(declared),
+        has_base=has_base,
+        stages=frozenset(stages),
+        sources=Sources(whole=True) if unclear else read_sources(own, arguments, scan.escape),
+        triggers=triggers,
+        recipe=text if unclear else scan.recipe,
+    )
 
 
 _VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?([-+])([^}]*))?\}|(\w+))")
-_HEREDOC = re.compile(r"(?:^|\s)\d*<<-?([\"']?)([^<\s\"']+)\1(?=\s|$)")  # a word of its own; <<< and 1 << 2 are none
+# A frontend of somebody else's may read comments, or have instructions of its own.
+_BUILDKITS_OWN = re.compile(r"(?:docker\.io/)?docker/dockerfile(?:-upstream)?(?:[:@].*)?")
 
 
 def _flags(rest: str) -> str:
@@ -96,35 +145,88 @@ def _expand(text: str, values: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
-def _instructions(text: str) -> Iterator[tuple[int, str, str]]:
-    """(first line, INSTRUCTION, the rest on one line), without comments, continuation characters and here-documents."""
-    text = text.removeprefix("\ufeff")
-    directive = re.match(r"(?:\s*#\s*\w+\s*=.*\n)*?\s*#\s*escape\s*=\s*([`\\])", text, re.IGNORECASE)
-    escape = directive[1] if directive else "\\"
-    lines = text.splitlines()
+@dataclass(frozen=True)
+class _Scan:
+    """A Dockerfile in its instructions. `unclear`: BuildKit's versions, or its parser and this one, might not agree about it."""
+
+    instructions: tuple[Instruction, ...]
+    recipe: str
+    escape: str = "\\"
+    syntax: str = ""
+    unclear: bool = False
+
+
+_DIRECTIVE = re.compile(r"#\s*(syntax|escape|check)\s*=\s*(.+?)\s*", re.IGNORECASE)
+_MISPLACED = re.compile(r"\s*#\s*(?:syntax|escape)\s*=", re.IGNORECASE)
+_SPACE = "\t\v\f\r \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000"  # to Go
+
+
+def _scan(text: str) -> _Scan:
+    lines = text.removeprefix("\ufeff").split("\n")
     position = 0
+    directives: dict[str, str] = {}
+    while position < len(lines) and (found := _DIRECTIVE.fullmatch(lines[position])):  # the first other line ends them
+        directives.setdefault(found[1].lower(), found[2])
+        position += 1
+    escape = directives.get("escape", "\\")
+    recipe = lines[:position]
+    # Directives further down are mere comments, but after some lines BuildKit's versions do not agree (#!, //, unknown directives).
+    rest = itertools.takewhile(lambda line: not line.strip() or line.lstrip().startswith(("#", "//")), lines[position:])
+    unclear = escape not in ("\\", "`") or lines[0].startswith(("//", "{")) or any(map(_MISPLACED.match, rest))
+    continued = re.compile(rf"(.*?){re.escape(escape)}[ \t]*", re.DOTALL)
+    instructions = []
     while position < len(lines):
         first = position + 1
-        whole = ""
-        while position < len(lines):
-            line = lines[position]
+        whole, complete = "", False
+        while not complete and position < len(lines):
+            line = lines[position].rstrip("\r")
             position += 1
-            if line.lstrip().startswith("#") or (whole and not line.strip()):
-                if not whole:
-                    break
+            bare = line.lstrip(_SPACE)
+            if not bare or bare.startswith("#"):
+                complete = not whole and first == position
                 continue
-            if line.rstrip().endswith(escape):
-                whole += line.rstrip()[:-1] + " "
-                continue
-            whole += line
-            break
-        words = whole.split(maxsplit=1)
-        if not words:
+            recipe.append(line)
+            ending = continued.fullmatch(line)
+            unclear = unclear or bool(ending and ending[1].endswith(escape))  # an escaped escape goes on in old versions only
+            complete = not ending
+            whole += ending[1] if ending else line
+        if not whole.strip():
             continue
-        instruction, rest = words[0], words[1].rstrip() if len(words) == 2 else ""
-        if instruction.upper() in ("RUN", "COPY", "ADD"):
-            for _quote, mark in _HEREDOC.findall(rest):
-                while position < len(lines) and lines[position].strip() != mark:
-                    position += 1
-                position += 1
-        yield first, instruction.upper(), rest
+        instruction = _instruction(first, whole)
+        instructions.append(instruction)
+        for chomp, mark in _heredocs(instruction):
+            end = position
+            while end < len(lines) and (lines[end].rstrip("\r").lstrip("\t") if chomp else lines[end].rstrip("\r")) != mark:
+                end += 1
+            unclear = unclear or end == len(lines)  # it has no end: BuildKit refuses it, or sees no here-document
+            recipe += lines[position : end + 1]
+            position = end + 1
+    return _Scan(tuple(instructions), "\n".join(recipe), escape, directives.get("syntax", ""), unclear)
+
+
+def _instruction(line: int, text: str) -> Instruction:
+    words = text.split(maxsplit=1)
+    return Instruction(line, words[0].upper() if words else "", words[1].rstrip() if len(words) == 2 else "")
+
+
+def _heredocs(instruction: Instruction) -> Iterator[tuple[bool, str]]:
+    """The here-documents that follow an instruction: whether leading tabs are cut, and the line that ends each."""
+    if instruction.name == "ONBUILD":
+        instruction = _instruction(instruction.line, instruction.rest)
+    if instruction.name not in ("RUN", "COPY", "ADD") or "<<" not in instruction.rest:
+        return
+    arguments = instruction.rest.removeprefix(_flags(instruction.rest)).strip()
+    if arguments.startswith("["):
+        try:
+            json.JSONDecoder().raw_decode(arguments)
+        except ValueError:
+            pass
+        else:
+            return
+    for word in _WORD.findall(instruction.rest):
+        found = re.fullmatch(r"\d*<<(-?)([^<]+)", word)
+        if found:
+            yield found[1] == "-", re.sub(r"""\\(.)|["']""", r"\1", found[2])
+
+
+_WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*'|["'\\])+""", re.DOTALL)

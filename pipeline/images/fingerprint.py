@@ -1,8 +1,28 @@
 """What an image is made of, as one value: two builds with the same fingerprint make the same image.
 
-In it: the schema version below, the platform, the description (a label), the Dockerfile and every entry of the context (path, kind, executable bit,
-content hash or link target), the build arguments the Dockerfile declares, the base, and the fingerprints of parent and used
-images. Not in it: branch, commit, date (one image serves many commits), secrets and proxy settings.
+The inputs of schema 2, each a kind, a name and an identity:
+
+| kind | name | identity |
+| --- | --- | --- |
+| `schema` | | the schema version below |
+| `platform` | | such as `linux/amd64` |
+| `description` | | the definition's sentence, which becomes a label |
+| `dockerfile` | `Dockerfile` | SHA-256 of its recipe: the text without comments and blank lines outside here-documents |
+| `file` | path in the build context | `file:x:SHA-256` or `file:-:SHA-256` (the executable bit), `folder:x:`, `link:-:TARGET` |
+| `argument` | build argument | the value given; only arguments that the Dockerfile declares |
+| `base` | a root's `from` | what it truly is: digest, local image id or bootstrap, of a pinned one with its date |
+| `parent` | a child's `parent` | the parent's fingerprint |
+| `uses` | a used image | its fingerprint, or what it truly is |
+
+A file is an input if an instruction of the Dockerfile can read it (COPY, ADD, RUN --mount=type=bind) and no ignore file leaves it
+out. The Dockerfile and the ignore files are files like any other: inputs where COPY takes them. A folder's own entry counts too, so an
+empty one that is new is a change.
+
+No inputs: files that no instruction reads; comments; owner, times, and permissions but the executable bit; the path of the
+checkout; branch, commit and date (one image serves many commits); secrets and proxy settings; and whatever an instruction
+fetches from elsewhere while it runs (RUN apt-get, ADD https://…), which is refreshed on purpose, by a new pin.
+
+SHA-256 is over the MessagePack array of the sorted inputs, each an array of three strings (text that is no UTF-8: bytes).
 """
 
 from __future__ import annotations
@@ -12,7 +32,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-SCHEMA = "1"  # raise it whenever the same inputs would make another image
+SCHEMA = "2"  # raise it whenever the same inputs would make another image
+SHOWN = 40  # characters of a value in an explanation
 
 
 class Input(NamedTuple):
@@ -39,13 +60,14 @@ class Fingerprint:
 
 def make_fingerprint(inputs: Iterable[Input]) -> Fingerprint:
     """The fingerprint of a set of inputs; their order does not matter."""
+    import msgspec
+
     ordered = tuple(sorted([*inputs, Input("schema", "", SCHEMA)]))
-    digest = hashlib.sha256()
-    for item in ordered:
-        for part in (item.kind, item.name, item.identity):
-            data = part.encode("utf-8", "surrogateescape")
-            digest.update(b"%d:%b" % (len(data), data))  # lengths, so that no two lists of parts look alike
-    return Fingerprint(digest.hexdigest(), ordered)
+    try:
+        data = msgspec.msgpack.encode(ordered)
+    except UnicodeEncodeError:
+        data = msgspec.msgpack.encode([[_as_bytes(part) for part in item] for item in ordered])
+    return Fingerprint(hashlib.sha256(data).hexdigest(), ordered)
 
 
 def changes(before: Iterable[Input], after: Iterable[Input]) -> list[tuple[str, str]]:
@@ -55,13 +77,40 @@ def changes(before: Iterable[Input], after: Iterable[Input]) -> list[tuple[str, 
     found = []
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key):
-            verb = "added" if key not in old else "removed" if key not in new else _how(key[0], old[key], new[key])
-            name = key[1] if key[1].isprintable() else key[1].encode("unicode_escape").decode()  # one line, any terminal
-            found.append((key[0], f"{name} {verb}".strip()))
+            kind, name = key
+            how = "added" if key not in old else "removed" if key not in new else _how(kind, old[key], new[key])
+            found.append((kind, f"{_printable(name)} {how}".strip()))
     return found
 
 
 def _how(kind: str, old: str, new: str) -> str:
-    if kind == "file" and old.split(":", 2)[2:] == new.split(":", 2)[2:]:
-        return "changed mode" if old.split(":", 1)[0] == new.split(":", 1)[0] else "changed kind"
-    return "changed"
+    if kind in ("argument", "platform", "schema", "base"):
+        return f"changed: {_shown(old)} → {_shown(new)}"
+    if kind != "file":
+        return "changed"
+    old_kind, old_mode, old_value, *_ = [*old.split(":", 2), "", ""]
+    new_kind, new_mode, new_value, *_ = [*new.split(":", 2), "", ""]
+    if old_kind != new_kind:
+        return f"changed kind: {old_kind} → {new_kind}"
+    if old_kind == "link":
+        return f"changed target: {_shown(old_value)} → {_shown(new_value)}"
+    mode = f"changed mode: {'executable' if new_mode == 'x' else 'not executable any more'}"
+    return "changed" if old_mode == new_mode else mode if old_value == new_value else f"changed, and {mode}"
+
+
+def _shown(value: str) -> str:
+    value = _printable(value)
+    return (value if len(value) <= SHOWN else value[: SHOWN - 1] + "…") or "(empty)"
+
+
+def _printable(text: str) -> str:
+    """One line, on any terminal."""
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
+
+
+def _as_bytes(text: str) -> str | bytes:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
+    return text

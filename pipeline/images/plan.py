@@ -12,7 +12,6 @@ from pipeline.images.context import BuildContext
 from pipeline.images.definition import ImageDefinition
 from pipeline.images.fingerprint import Fingerprint, Input, changes, make_fingerprint
 from pipeline.images.hierarchy import Hierarchy
-from pipeline.images.ignore import IgnoreRules
 from pipeline.images.pins import pin_marks
 from pipeline.reference import Reference
 from pipeline.revision import Revision, branch_tag, commit_tag, content_tag
@@ -87,16 +86,16 @@ class BuildPlan:
         }
 
 
-def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str, BuildContext], dockerfile_arguments: Mapping[str, Collection[str]]) -> dict[str, Fingerprint]:  # fmt: skip
-    """The fingerprint of every image, parents first. `dockerfile_arguments`: which ARGs each Dockerfile declares."""
+def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str, BuildContext]) -> dict[str, Fingerprint]:
+    """The fingerprint of every image, parents first."""
     found: dict[str, Fingerprint] = {}
     for definition in hierarchy:
         inputs = [Input("platform", "", definition.platform), Input("description", "", definition.description)]
-        entries = contexts[definition.name].entries
-        inputs += [Input("dockerfile" if entry.path == "Dockerfile" else "file", entry.path, entry.identity) for entry in entries]
-        inputs += [
-            Input("argument", name, value) for name, value in definition.args.items() if name in dockerfile_arguments[definition.name]
-        ]
+        context = contexts[definition.name]
+        inputs.append(Input("dockerfile", "Dockerfile", context.recipe))
+        inputs += [Input("file", path, identity) for path, identity in context.taken()]
+        declared = context.dockerfile.arguments
+        inputs += [Input("argument", name, value) for name, value in definition.args.items() if name in declared]
         if definition.base:
             inputs.append(Input("base", definition.base, _identity(bases, definition.base)))
         else:
@@ -106,7 +105,9 @@ def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str,
     return found
 
 
-def find_dirty(hierarchy: Hierarchy, changed: Collection[str], rules: Mapping[str, IgnoreRules], pinned: Collection[str]) -> frozenset[str]:
+def find_dirty(
+    hierarchy: Hierarchy, changed: Collection[str], contexts: Mapping[str, BuildContext], pinned: Collection[str]
+) -> frozenset[str]:
     """The images with an uncommitted change in what they are made of, their parents and used images included.
 
     `changed`: paths relative to the project; `pinned`: the references that pipeline.lock, if it changed, gives a digest.
@@ -115,18 +116,11 @@ def find_dirty(hierarchy: Hierarchy, changed: Collection[str], rules: Mapping[st
     pins = set(pinned) if LOCK_FILE in changed else set()
     for definition in hierarchy:
         folder = "" if definition.context == "." else definition.context + "/"
+        context = contexts[definition.name]
         own = (
             definition.file in changed
             or not pins.isdisjoint((definition.base, *definition.uses))
-            or any(
-                path.startswith(folder)
-                and (
-                    path == definition.dockerfile
-                    or path.endswith(".dockerignore")
-                    or not rules[definition.name].ignores(path[len(folder) :])
-                )
-                for path in changed
-            )
+            or any(context.depends_on(path.removeprefix(folder)) for path in changed if path.startswith(folder))
         )
         if own or dirty.intersection(hierarchy.needs(definition)):
             dirty.add(definition.name)

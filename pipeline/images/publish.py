@@ -18,13 +18,12 @@ from typing import Protocol
 from pipeline.errors import BuildError, DirtyError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError, TagImmutableError
 from pipeline.images.build import Result
 from pipeline.images.plan import BuildPlan, Step
+from pipeline.images.progress import Event, Progress
 from pipeline.images.release import Relation, Release, Releases, describe_release, encode_inputs, judge_move, release_name
 from pipeline.reference import Reference, parse_reference
 
 CONNECTIONS = 8  # requests to the registry at the same time
 PROMOTIONS = 5  # how often a branch is promoted again because another publisher was there at the same time
-
-Say = Callable[[str], None]
 
 
 class Uploader(Protocol):
@@ -75,7 +74,7 @@ def check_publishable(plan: BuildPlan, allow_dirty: bool) -> None:
 
 
 def push_images(
-    plan: BuildPlan, uploader: Uploader, shelf: Shelf, say: Say, abort: Callable[[], None] = lambda: None
+    plan: BuildPlan, uploader: Uploader, shelf: Shelf, progress: Progress, abort: Callable[[], None] = lambda: None
 ) -> tuple[Result, ...]:
     """Publish every image of the plan under its content and commit tags, parents before those that are built on them: what
     a child shares with its parent is then in the registry already, and mounted.
@@ -94,13 +93,18 @@ def push_images(
     if unpublished:  # the engine takes a read-only registry's refusal for a fault, and tries for most of a minute (seen: 50 s)
         shelf.check_writable(unpublished[0])
     if not unpublished and all(commits[step.name] == step.registry_digest for step in steps):
-        published = {step.name: _published(step, step.registry_digest, "none", 0.0, say) for step in steps}
+        published = {step.name: _published(step, step.registry_digest, "none", 0.0, progress) for step in steps}
     else:
-        published = _publish_together(steps, commits, uploader, shelf, say, abort)
+        published = _publish_together(steps, commits, uploader, shelf, progress, abort)
+    for step in plan.steps:
+        if step.action == "skip":
+            progress(Event(step.name, "skipped"))
     return tuple(published.get(step.name) or Result(step, "skip", "", 0.0) for step in plan.steps)
 
 
-def publish_release(plan: BuildPlan, results: Sequence[Result], shelf: Shelf, releases: Releases, committed: int, say: Say) -> Release:
+def publish_release(
+    plan: BuildPlan, results: Sequence[Result], shelf: Shelf, releases: Releases, committed: int, progress: Progress
+) -> Release:
     """Keep the release of what was published, under the commit's tag; nothing is written where it is kept already.
 
     `committed`: the commit's time, seconds since 1970.
@@ -108,7 +112,7 @@ def publish_release(plan: BuildPlan, results: Sequence[Result], shelf: Shelf, re
     digests = {result.step.name: result.digest for result in results if result.digest}
     kept = releases.read(release_name(plan.revision))
     if kept and {name: image.digest for name, image in kept.present.items()} == digests:
-        say(f"release {kept.tag}: published already")
+        progress.say(f"release {kept.tag}: published already")
         return kept
     last = kept or releases.read(plan.steps[0].branch.tag)
     known = {image.digest: image.size for image in last.present.values()} if last else {}
@@ -120,12 +124,12 @@ def publish_release(plan: BuildPlan, results: Sequence[Result], shelf: Shelf, re
     inputs = {step.name: encode_inputs(step.fingerprint.inputs) for step in plan.steps if step.name in digests}
     release = describe_release(plan, digests, sizes, inputs, committed)
     releases.write(release, inputs)
-    say(f"release {release.tag}: published, {len(release.present)} images")
+    progress.say(f"release {release.tag}: published, {len(release.present)} images")
     return release
 
 
 def promote_release(
-    release: Release, shelf: Shelf, releases: Releases, relation: Callable[[str, str], Relation], say: Say, force: bool = False
+    release: Release, shelf: Shelf, releases: Releases, relation: Callable[[str, str], Relation], progress: Progress, force: bool = False
 ) -> bool:
     """Let the branch's tags name a release: its own first, in one request, then those of its images.
 
@@ -135,25 +139,26 @@ def promote_release(
     for _ in range(PROMOTIONS):
         current = releases.read(release.branch_tag)
         changed = current != release
+        after_what = ""
         if current is not None and changed:
             forward, why = judge_move(relation(current.revision.commit, release.revision.commit), current, release)
             if not forward and not force:
-                say(f"branch tag {release.branch_tag}: stays at {current.tag} ({why})")
+                progress.say(f"branch tag {release.branch_tag}: stays at {current.tag} ({why})")
                 return False
-            say(f"branch tag {release.branch_tag}: moves from {current.tag} to {release.tag}" + (f" ({why})" if why else ""))
+            after_what = f", after {current.tag}" + (f" ({why})" if why else "")
         if changed:
             _say_immutable(lambda: releases.promote(release), release.branch_tag)
         if not _move_branch_tags(release, shelf, releases) and not changed:
-            say(f"branch tag {release.branch_tag}: names {release.tag} already")
+            progress.say(f"branch tag {release.branch_tag}: names {release.tag} already")
             return True
-        after = releases.read(release.branch_tag)
-        if after is None or after == release:
-            say(f"branch tag {release.branch_tag}: names {release.tag}")
+        now = releases.read(release.branch_tag)
+        if now is None or now == release:
+            progress.say(f"branch tag {release.branch_tag}: names {release.tag}{after_what}")
             return True
         # Another publisher promoted meanwhile. Who comes later in history wins, whoever was later on the clock: either its
         # images get their tags back that were just moved, or ours is promoted once more.
-        if not judge_move(relation(after.revision.commit, release.revision.commit), after, release)[0]:
-            _move_branch_tags(after, shelf, releases)
+        if not judge_move(relation(now.revision.commit, release.revision.commit), now, release)[0]:
+            _move_branch_tags(now, shelf, releases)
     raise RegistryUnreachableError(
         f"the branch tag {release.branch_tag} is being moved by other publishers again and again",
         "Run it again when they are done: invoke release.promote",
@@ -161,7 +166,7 @@ def promote_release(
 
 
 def _publish_together(
-    steps: Sequence[Step], commits: Mapping[str, str], uploader: Uploader, shelf: Shelf, say: Say, abort: Callable[[], None]
+    steps: Sequence[Step], commits: Mapping[str, str], uploader: Uploader, shelf: Shelf, progress: Progress, abort: Callable[[], None]
 ) -> dict[str, Result]:
     futures: dict[str, Future[Result]] = {}
 
@@ -169,7 +174,7 @@ def _publish_together(
         for name in step.needs:
             if name in futures:
                 futures[name].result()
-        return _publish(step, commits[step.name], uploader, shelf, say)
+        return _publish(step, commits[step.name], uploader, shelf, progress)
 
     with ThreadPoolExecutor(max_workers=CONNECTIONS) as pool, _aborted_by_interrupts(pool, abort):
         for step in steps:  # in build order, so that a thread waits only for one that runs
@@ -183,31 +188,32 @@ def _publish_together(
     return published
 
 
-def _publish(step: Step, commit: str, uploader: Uploader, shelf: Shelf, say: Say) -> Result:
+def _publish(step: Step, commit: str, uploader: Uploader, shelf: Shelf, progress: Progress) -> Result:
     start = time.monotonic()
     if step.registry_digest:
         action = "none"
         if commit != step.registry_digest:
             shelf.copy_tag(step.content.with_digest(step.registry_digest), step.commit)
             action = "tag"
-        return _published(step, step.registry_digest, action, time.monotonic() - start, say)
+        return _published(step, step.registry_digest, action, time.monotonic() - start, progress)
     uploaded = commit if commit and not step.dirty else ""
     if uploaded:  # a publisher was ended between its two tags, or is between them just now
         if shelf.fingerprint(step.commit.with_digest(uploaded)) != step.fingerprint.value:
             raise _moved(step, uploaded)
     else:
-        uploaded = _upload(step, uploader, shelf)
+        uploaded = _upload(step, uploader, shelf, progress)
     digest = _claim_content(step, uploaded, shelf)
     image_id = step.image.id if step.image else ""
     result = _name_commit(step, digest, shelf, Result(step, "push", image_id, time.monotonic() - start, uploaded))
-    say(f"{step.name}: pushed {step.content}")
+    progress(Event(step.name, "done", f"pushed {step.content}"))
     return result
 
 
-def _upload(step: Step, uploader: Uploader, shelf: Shelf) -> str:
+def _upload(step: Step, uploader: Uploader, shelf: Shelf, progress: Progress) -> str:
     """Upload under the commit's tag; the digest."""
     if step.image:
         uploader.tag_image(step.image.id, step.commit)
+    progress(Event(step.name, "pushing"))
     try:
         return uploader.push_image(step.commit) or _present(step.commit, *shelf.digests([step.commit]))
     except TagImmutableError:  # another publisher was quicker, and this registry lets nobody overwrite
@@ -243,19 +249,22 @@ def _move_branch_tags(release: Release, shelf: Shelf, releases: Releases) -> boo
     targets = [(parse_reference(f"{image.repository}:{release.branch_tag}"), image.digest) for image in release.present.values()]
     there = shelf.digests([target for target, _ in targets])
     wrong = [(target, digest) for (target, digest), found in zip(targets, there, strict=True) if found != digest]
-    move = lambda pair: _say_immutable(lambda: shelf.copy_tag(pair[0].with_digest(pair[1]), pair[0]), str(pair[0]))  # noqa: E731
+
+    def move(pair: tuple[Reference, str]) -> None:
+        target, digest = pair
+        _say_immutable(lambda: shelf.copy_tag(target.with_digest(digest), target), str(target))
+
     list(releases.together(move, wrong))
     return bool(wrong)
 
 
-def _published(step: Step, digest: str, action: str, seconds: float, say: Say) -> Result:
+def _published(step: Step, digest: str, action: str, seconds: float, progress: Progress) -> Result:
     beaten = step.action == "pull" and step.image is not None
-    if action == "tag":
-        say(f"{step.name}: tagged {step.commit.tag} in the registry")
-    else:
-        say(f"{step.name}: published already")
     if beaten:
-        say(f"{step.name}: the registry's image of this content wins; the engine's own build of it was not pushed")
+        text = "the registry's image of this content wins; the engine's own build of it was not pushed"
+    else:
+        text = f"tagged {step.commit.tag} in the registry" if action == "tag" else "published already"
+    progress(Event(step.name, "unchanged" if action == "none" else "done", text))
     return Result(step, action, step.image.id if step.image and not beaten else "", seconds, digest)
 
 

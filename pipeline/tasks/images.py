@@ -16,6 +16,7 @@ from pipeline.tasks.command import command, read_project, say
 
 SELECT = {"only": "An image; it and all it is made from. May be given several times."}
 JSON = {"json": "Print one JSON document on stdout and nothing else."}
+QUIET = {"quiet": "Say nothing but errors."}
 
 
 @command(
@@ -24,10 +25,11 @@ JSON = {"json": "Print one JSON document on stdout and nothing else."}
         **SELECT,
         **JSON,
         "jobs": "How many images are built at the same time (default: the number of processors).",
-        "keep-going": "Build all that can be built, and report the failures at the end.",
+        "keep-going": "Build all that can be built, and report the failures at the end, each with what was not built because of it.",
         "no-cache": "Build again without any cache, changed or not. What is published already is not replaced.",
         "pull": "Have every image in the engine afterwards, not only those that something is built on.",
         "dry-run": "Say what would be done, as `invoke plan` does, and do nothing.",
+        **QUIET,
     },
 )
 def build(
@@ -38,22 +40,24 @@ def build(
     no_cache: bool = False,
     pull: bool = False,
     dry_run: bool = False,
+    quiet: bool = False,
     json: bool = False,
 ) -> None:
     """Build every image whose inputs changed, parents first. Example: invoke build --only tomcat"""
     from pipeline.images.build import as_json, build_images
+    from pipeline.tasks.display import shown_progress
     from pipeline.tasks.wiring import ImageProject
 
     _refuse_bare_only(sys.argv)
     if jobs < 0:
         raise ConfigurationError(f"--jobs {jobs}: there is no such number of builds", "Use 1 or more; 0 means one a processor.")
-    with ImageProject(read_project(), say) as project:
+    with shown_progress(quiet) as progress, ImageProject(read_project(), progress.say) as project:
         plan_made = project.read_plan(only, rebuild=no_cache, remember=not dry_run, demanded=project.hierarchy.names if pull else ())
         if dry_run:
             _show_plan(plan_made, json)
             return
         results = build_images(
-            plan_made, project.workshop(plan_made), project.config.state, jobs or os.cpu_count() or 1, say, keep_going, not no_cache
+            plan_made, project.workshop(plan_made), project.config.state, jobs or os.cpu_count() or 1, progress, keep_going, not no_cache
         )
     if json:
         _print_json(as_json(results))
@@ -66,30 +70,39 @@ def build(
         **JSON,
         "allow-dirty": "Push images made from uncommitted changes, marked as dirty.",
         "commit-only": "Leave the branch's tags alone: `invoke release.promote` moves them later, when the tests have passed.",
+        **QUIET,
     },
 )
-def push(_context: Context, only: list[str], allow_dirty: bool = False, commit_only: bool = False, json: bool = False) -> None:
+def push(
+    _context: Context,
+    only: list[str],
+    allow_dirty: bool = False,
+    commit_only: bool = False,
+    quiet: bool = False,
+    json: bool = False,
+) -> None:
     """Publish the images, then the release they make up, then the branch's tags. Example: invoke build push"""
     from pipeline.adapters.git_repository import commit_time
     from pipeline.images.build import as_json
     from pipeline.images.publish import check_publishable, promote_release, publish_release, push_images
     from pipeline.images.release import remove_release, write_release
+    from pipeline.tasks.display import shown_progress
     from pipeline.tasks.wiring import ImageProject
 
     _refuse_bare_only(sys.argv)
-    with ImageProject(read_project(), say) as project:
+    with shown_progress(quiet) as progress, ImageProject(read_project(), progress.say) as project:
         if not only:
             remove_release(project.config.state)
         plan_made = project.read_plan(only, need_registry=True, remember=True)
         check_publishable(plan_made, allow_dirty)
-        results = push_images(plan_made, project.engine, project.shelf, say, project.abort)
+        results = push_images(plan_made, project.engine, project.shelf, progress, project.abort)
         if not only:  # a release is all images of a revision, and a branch's tags name a release
             committed = commit_time(project.config.root)
-            release = publish_release(plan_made, results, project.shelf, project.releases, committed, say)
+            release = publish_release(plan_made, results, project.shelf, project.releases, committed, progress)
             if not commit_only:
-                promote_release(release, project.shelf, project.releases, project.relation, say)
+                promote_release(release, project.shelf, project.releases, project.relation, progress)
             path = write_release(project.config.state, release)
-            say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
+            progress.say(f"release of {plan_made.revision}: {os.path.relpath(path)}")
     if json:
         _print_json(as_json(results))
 

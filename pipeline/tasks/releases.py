@@ -100,13 +100,14 @@ def release_diff(_context: Context, old: str, new: str = "", json: bool = False)
 )
 def release_promote(_context: Context, release: str = "", force: bool = False) -> None:
     """Let the branch's tags name a release that was published with `push --commit-only`: its own tag, then its images'."""
+    from pipeline.images.progress import PlainLines
     from pipeline.images.publish import promote_release
     from pipeline.revision import commit_tag
     from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(read_project(), say) as project:
         found = project.find_release(release or commit_tag(project.revision()))
-        promote_release(found, project.shelf, project.releases, project.relation, say, force)
+        promote_release(found, project.shelf, project.releases, project.relation, PlainLines(say), force)
 
 
 @command(name="pull", help={"release": "A branch, a tag or a commit (default: this branch)."})

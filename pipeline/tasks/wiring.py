@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,18 +19,28 @@ from pipeline.adapters.docker_images import DockerImages
 from pipeline.adapters.git_repository import find_commit, read_git, relate_commits, source_url
 from pipeline.adapters.mmdebstrap import bootstrap_suite, make_root_filesystem
 from pipeline.adapters.registry import Manifest, Registry
+from pipeline.adapters.registry_requests import ONCE
 from pipeline.config import CONFIG_FILE, Config
 from pipeline.document import line_of, nearest
-from pipeline.errors import BuildError, ConfigurationError, EngineError, ImageUnavailableError, RegistryUnreachableError
+from pipeline.errors import (
+    BuildError,
+    ConfigurationError,
+    EngineError,
+    ImageUnavailableError,
+    RegistryRefusedError,
+    RegistryUnreachableError,
+)
 from pipeline.images.bases import BOOTSTRAP_REPOSITORY, LOCK_FILE, Base, Bases, read_bases, remember_bases, resolve_bases
 from pipeline.images.build import build_images, recorded_inputs
-from pipeline.images.context import read_context, read_ignore_rules, write_context
+from pipeline.images.context import read_contexts, write_context
 from pipeline.images.definition import RELEASES
-from pipeline.images.dockerfile import parse_dockerfile
+from pipeline.images.dockerfile import takes_context
 from pipeline.images.explain import ExplainedPlan, explain_plan
+from pipeline.images.hashes import hash_cache
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.images.pins import PinState, aged_bases, ask_pins
 from pipeline.images.plan import BuildPlan, Step, find_dirty, make_fingerprints, plan_build
+from pipeline.images.progress import PlainLines
 from pipeline.images.release import MANIFEST_TYPE, Relation, Release, Releases
 from pipeline.reference import Reference, parse_reference
 from pipeline.revision import Revision, branch_tag, content_tag, name_revision
@@ -89,16 +100,15 @@ class ImageProject:
             git = pool.submit(
                 read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))]
             )
-            contexts = {definition.name: read_context(root / definition.context) for definition in hierarchy}
-            dockerfiles = {
-                definition.name: parse_dockerfile((root / definition.dockerfile).read_text(encoding="utf-8"), definition.args)
-                for definition in hierarchy
-            }
+            hashes = hash_cache(root)
+            contexts = read_contexts(root, hierarchy, hashes)
+            if remember:
+                hashes.save()
             bases = self.bases(hierarchy, remember)
             if self.config.max_pin_age and not need_registry:  # a push follows a build, which has said so
                 for warning in aged_bases(hierarchy, bases, self.config.max_pin_age):
                     self.say(f"warning: {warning}")
-            fingerprints = make_fingerprints(hierarchy, bases, contexts, {name: found.arguments for name, found in dockerfiles.items()})
+            fingerprints = make_fingerprints(hierarchy, bases, contexts)
             contents = [definition.repository.with_tag(content_tag(fingerprints[definition.name].value)) for definition in hierarchy]
             facts = git.result()
             revision = name_revision(facts, os.environ)
@@ -110,8 +120,12 @@ class ImageProject:
                 self.say(f"warning: {error.message}; going by what the engine has")
                 digests = {}
             engine = listing.result()
-        rules = {definition.name: read_ignore_rules(root / definition.context) for definition in hierarchy}
-        dirty = find_dirty(hierarchy, facts.changed, rules, bases.pinned)
+        missing = [
+            definition.name
+            for definition, content in zip(hierarchy, map(str, contents), strict=True)
+            if content not in engine and not digests.get(content)
+        ]
+        dirty = find_dirty(hierarchy, facts.changed, contexts, bases.pinned)
         revision = Revision(revision.branch, revision.commit, bool(dirty))
         return plan_build(
             hierarchy,
@@ -122,7 +136,7 @@ class ImageProject:
             dirty,
             engine,
             digests,
-            recorded_inputs(self.config.state),
+            recorded_inputs(self.config.state, missing),
             rebuild,
             demanded,
         )
@@ -138,7 +152,7 @@ class ImageProject:
     def bases(self, hierarchy: Hierarchy, remember: bool = True) -> Bases:
         """What the hierarchy begins with; what had to be asked for is remembered, and said to be not pinned."""
         known = read_bases(self.config.root)
-        bases = resolve_bases(hierarchy, known, _Source(self.engine))
+        bases = resolve_bases(hierarchy, known, _Source(self.engine, hierarchy))
         for reference in bases.found.keys() - known.found.keys():
             if bases.found[reference].kind != "local":
                 self.say(f"base {reference}: {bases.describe(reference)} (not pinned: invoke pins.update)")
@@ -148,7 +162,7 @@ class ImageProject:
 
     def ask_pins(self, pins: Mapping[str, Base], only: Sequence[str] = ()) -> tuple[PinState, ...]:
         """How it stands with each pin, asked anew."""
-        return ask_pins(self.hierarchy, pins, _Source(self.engine), only)
+        return ask_pins(self.hierarchy, pins, _Source(self.engine, self.hierarchy), only)
 
     def workshop(self, plan: BuildPlan) -> DockerWorkshop:
         """Where `plan` is carried out. Raises ConfigurationError for a build secret that is not there."""
@@ -307,8 +321,9 @@ class DockerWorkshop:
                 archive, step.base, {"pipeline.base": step.base_description, "pipeline.project": self._config.project}
             )
 
-    def build(self, step: Step, tags: tuple[Reference, ...], use_cache: bool) -> str:
+    def build(self, step: Step, tags: tuple[Reference, ...], use_cache: bool, report: Callable[[str], None]) -> str:
         definition = step.definition
+        self._refuse_triggers(step)
         request = BuildRequest(
             name=step.name,
             tags=tuple(map(str, tags)),
@@ -318,16 +333,33 @@ class DockerWorkshop:
             labels=self._labels(step),
             secrets={name: self._secrets[name] for name in definition.secrets if name in self._secrets},
             use_cache=use_cache,
+            cache_mark=step.pin_mark,
         )
 
         def write(stream: IO[bytes]) -> None:
             write_context(step.context, stream)
 
         try:
-            return self._buildx.build(request, write)
+            return self._buildx.build(request, write, report)
         except BuildError as error:
             self._check_engine(step.name, error)
             raise
+
+    def _refuse_triggers(self, step: Step) -> None:
+        """Of the context is sent what the Dockerfile takes; ONBUILD triggers of an image from elsewhere may want more, and get less."""
+        if step.context.sources.whole:
+            return
+        base = [step.base] if step.definition.base else []
+        for reference in [*base, *(name for used, name in step.named_contexts.items() if used not in step.needs)]:
+            triggers = self._engine.triggers_of(reference)
+            if triggers is None:  # BuildKit would pull it now
+                self._engine.pull_image(parse_reference(reference))
+                triggers = self._engine.triggers_of(reference)
+            if takes_context(triggers or ()):
+                raise BuildError(
+                    f"{step.name}: the image {reference} has ONBUILD triggers that read the build context: {'; '.join(triggers or ())}",
+                    f"Write these instructions into {step.definition.dockerfile}, where they count, and use an image without triggers.",
+                )
 
     def _check_engine(self, name: str, failure: BuildError) -> None:
         """Of an engine that dies, buildx says many things, most of them no help: the engine is asked itself."""
@@ -354,6 +386,7 @@ class DockerWorkshop:
 
     def cancel(self) -> None:
         self._buildx.cancel()
+        self._engine.abort()  # a pull
 
     @cached_property
     def _source(self) -> str:
@@ -397,21 +430,52 @@ class DockerWorkshop:
 class _Source:
     """Whom to ask about images from elsewhere."""
 
-    def __init__(self, engine: DockerImages) -> None:
+    def __init__(self, engine: DockerImages, hierarchy: Hierarchy) -> None:
         self._engine = engine
+        self._hierarchy = hierarchy
 
     def local_image(self, reference: str) -> tuple[str, str] | None:
         image = self._engine.find_image(reference)
         if image is None:
             return None
         name = parse_reference(reference).name  # an image may have digests in other repositories, too
-        return image.id, next((found.digest for found in map(parse_reference, sorted(image.digests)) if found.name == name), "")
+        digest = next((found.digest for found in map(parse_reference, sorted(image.digests)) if found.name == name), "")
+        if not digest:  # else its registry may have it for more platforms
+            self._check_platform(reference, [self._engine.platform_of(reference)])
+        return image.id, digest
 
     def remote_digest(self, reference: str) -> str:
-        return self._engine.remote_digest(reference)
+        try:
+            found = self._engine.remote_image(reference)
+        except ImageUnavailableError:
+            if image := self._engine.find_image(reference):  # what is taken instead
+                self._check_platform(reference, [self._engine.platform_of(reference)])
+            raise
+        # The engine looks into lists of images and into Docker's own manifests, and not into OCI ones (seen with 26.1).
+        self._check_platform(reference, found.platforms or _read_platform(parse_reference(reference).with_digest(found.digest)))
+        return found.digest
+
+    def _check_platform(self, reference: str, platforms: Sequence[str]) -> None:
+        """BuildKit takes a base that is for one platform only for whichever is wanted, and names what it builds after that."""
+        found = {tuple(platform.split("/")[:2]) for platform in platforms}
+        for definition in self._hierarchy:
+            if definition.base == reference and found and tuple(definition.platform.split("/")[:2]) not in found:
+                raise BuildError(
+                    f"{definition.file}: the image '{reference}' is for {', '.join(platforms)}, and {definition.platform} is wanted",
+                    "Name a base for that platform, or say `platform:` in the definition.",
+                )
 
     def bootstrap_suite(self, suites: Mapping[str, str]) -> str:
         return bootstrap_suite(suites)
+
+
+def _read_platform(reference: Reference) -> tuple[str, ...]:
+    """What one image in a registry is for; empty where only the engine reaches that registry, through a mirror."""
+    with suppress(RegistryUnreachableError, RegistryRefusedError), closing(Registry(reference.registry, patience=ONCE)) as registry:
+        config = json.loads(registry.manifest(reference).content).get("config")
+        image = json.loads(registry.blob(reference.repository, config["digest"])) if config else {}
+        return (f"{image['os']}/{image['architecture']}",) if {"os", "architecture"} <= image.keys() else ()
+    return ()
 
 
 def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str:
@@ -429,5 +493,5 @@ def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str
                 f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml."
             )
         if any(step.action in ("build", "pull", "tag") for step in plan.steps):
-            build_images(plan, project.workshop(plan), config.state, os.cpu_count() or 1, say)
+            build_images(plan, project.workshop(plan), config.state, os.cpu_count() or 1, PlainLines(say))
         return str(plan[image].content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -23,15 +24,43 @@ from pipeline.config import read_config
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import Reference
 from pipeline.tasks.wiring import provide_image
+from tests.engine.second_engine import CONTAINERD_STORE, SecondEngine, second_engine
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INVOKE = str(Path(sys.executable).with_name("invoke"))
 TEST_LABEL = "pipeline.test"  # on every container a test makes by itself, with the run it belongs to
 RUN = uuid.uuid4().hex[:8]
+BOTH_STORES = (  # the files whose tests hold for an engine with either image store; single tests elsewhere carry the marker
+    "test_bases.py",
+    "test_build_and_push.py",
+    "test_clean_and_doctor.py",
+    "test_failures.py",
+    "test_kills.py",
+    "test_registries.py",
+)
+_MACHINE = {name: os.environ[name] for name in ("DOCKER_HOST", "DOCKER_CONTEXT") if name in os.environ}  # its engine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="seeded tests run their full number of rounds, not a sample")
+    parser.addoption(
+        "--store",
+        choices=["machine", "containerd"],
+        default="machine",
+        help="containerd: run the tests about images, on a second engine that keeps them in the containerd image store",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "both_stores: holds for an engine with either image store, and is run with each (--store)")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--store") == "machine":
+        return
+    wanted = [item for item in items if item.path.name in BOTH_STORES or item.get_closest_marker("both_stores")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
 
 
 @pytest.fixture(scope="session")
@@ -49,42 +78,107 @@ def wait_for(condition: Callable[[], Any], what: str, deadline: float = 30.0, in
     return found
 
 
+@contextlib.contextmanager
+def machines_engine() -> Iterator[None]:
+    """Programs and adapters talk to the machine's own engine meanwhile, whichever engine is tested."""
+    tested = {name: os.environ.pop(name) for name in ("DOCKER_HOST", "DOCKER_CONTEXT") if name in os.environ}
+    os.environ.update(_MACHINE)
+    try:
+        yield
+    finally:
+        for name in _MACHINE:
+            os.environ.pop(name, None)
+        os.environ.update(tested)
+
+
 @pytest.fixture(scope="session")
-def engine() -> Iterator[docker.DockerClient]:
-    """The engine, through docker-py as any other program would use it."""
-    client = docker.from_env()
+def machine() -> Iterator[docker.DockerClient]:
+    """The machine's own engine: registries run on it, and the images of this repository are built on it."""
+    with machines_engine():
+        client = docker.from_env()
     client.ping()
     yield client
-    for container in client.containers.list(all=True, filters={"label": f"{TEST_LABEL}={RUN}"}):
-        container.remove(force=True, v=True)
+    remove_containers(client)
     client.close()
 
 
+@pytest.fixture(scope="session")
+def tested(request: pytest.FixtureRequest) -> Iterator[SecondEngine | None]:
+    """The engine under test, where it is not the machine's own."""
+    if request.config.getoption("--store") == "machine":
+        yield None
+        return
+    SecondEngine.default_settings = CONTAINERD_STORE
+    with second_engine() as second:
+        yield second
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine(machine: docker.DockerClient, tested: SecondEngine | None) -> Iterator[docker.DockerClient]:
+    """The engine under test, through docker-py as any other program would use it; everything that a test starts talks to it."""
+    if tested is None:
+        yield machine
+        return
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("DOCKER_CONTEXT", raising=False)
+        environment.setenv("DOCKER_HOST", tested.host)
+        client = docker.from_env()
+        yield client
+        client.close()
+
+
+def remove_containers(engine: docker.DockerClient) -> None:
+    for container in engine.containers.list(all=True, filters={"label": f"{TEST_LABEL}={RUN}"}):
+        container.remove(force=True, v=True)
+
+
 def own_image(name: str) -> str:
-    """An image of this repository, built first where needed; its content tag."""
-    return provide_image(read_config(ROOT), name, lambda line: print(line, file=sys.stderr))
+    """An image of this repository on the machine's own engine, built first where needed; its content tag."""
+    with machines_engine():
+        return provide_image(read_config(ROOT), name, lambda line: print(line, file=sys.stderr))
+
+
+def lend(tested: SecondEngine | None, image: str) -> None:
+    """Let the engine under test have an image of the machine's own."""
+    if tested is not None:
+        with machines_engine():
+            tested.load(image)
 
 
 @pytest.fixture(scope="session")
-def ubuntu_image(engine: docker.DockerClient) -> Iterator[str]:
-    """The shared base image under a name that only this engine knows."""
-    name = f"pipeline-test/ubuntu:{uuid.uuid4().hex[:8]}"
-    engine.images.get(own_image("ubuntu")).tag(name)
+def ubuntu_image(machine: docker.DockerClient, tested: SecondEngine | None) -> Iterator[str]:
+    """The shared base image (124 MB) under a name that only this engine knows. Where a shell is enough, take `tiny_image`."""
+    name = f"pipeline-test/ubuntu:{RUN}"
+    machine.images.get(own_image("ubuntu")).tag(name)
+    lend(tested, name)
     yield name
-    engine.images.remove(name)
+    machine.images.remove(name)
 
 
 @pytest.fixture(scope="session")
-def tiny_image(engine: docker.DockerClient, ubuntu_image: str) -> Iterator[str]:
-    """A shell and little else, 5 MB, so that an image can be carried to another engine or registry in no time."""
+def tiny_image(machine: docker.DockerClient, tested: SecondEngine | None) -> Iterator[str]:
+    """A shell and a few commands, 6 MB, so that an image can be carried to another engine or registry in no time."""
     name = f"pipeline-test/tiny:{RUN}"
     dockerfile = (
-        f"FROM {ubuntu_image} AS full\n"
-        "RUN for file in /bin/sh /bin/sleep /bin/cat /bin/dd; do \\\n"
-        '      mkdir -p /out; cp --parents -L $file $(ldd $file | grep -o "/[^ ]*") /out; done\n'
+        f"FROM {own_image('ubuntu')} AS full\n"
+        "RUN for file in sh sleep cat dd head od stat wc ls mkdir rm; do \\\n"
+        '      mkdir -p /out; cp --parents -L /bin/$file $(ldd /bin/$file | grep -o "/[^ ]*") /out; done\n'
         "FROM scratch\nCOPY --from=full /out /\n"
     )
-    subprocess.run(["docker", "buildx", "build", "--quiet", "--tag", name, "-"], input=dockerfile.encode(), capture_output=True, check=True)
+    with machines_engine():
+        command = ["docker", "buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", name, "-"]
+        subprocess.run(command, input=dockerfile.encode(), capture_output=True, check=True)
+    lend(tested, name)
+    yield name
+    machine.images.remove(name)
+
+
+@pytest.fixture(scope="session")
+def other_image(engine: docker.DockerClient, tiny_image: str) -> Iterator[str]:
+    """`tiny_image` with one more file: what its publisher might bring out next."""
+    name = f"pipeline-test/other:{RUN}"
+    command = ["docker", "buildx", "build", "--quiet", "--provenance=false", "--load", "--tag", name, "-"]
+    subprocess.run(command, input=f"FROM {tiny_image}\nRUN echo other > /other\n".encode(), capture_output=True, check=True)
     yield name
     engine.images.remove(name)
 
@@ -111,10 +205,10 @@ class RegistryContainer:
             return registry.digest(Reference(self.host, path, tag))
 
 
-def run_registry(engine: docker.DockerClient, **options: Any) -> RegistryContainer:
+def run_registry(machine: docker.DockerClient, **options: Any) -> RegistryContainer:
     """Start a registry container on a free port and wait until it answers."""
     options = {"environment": {}, **options}
-    containers: Any = engine.containers  # its types know no free port on one address
+    containers: Any = machine.containers  # its types know no free port on one address
     container = containers.run(
         own_image("registry"), detach=True, labels={TEST_LABEL: RUN}, ports={"5000/tcp": ("127.0.0.1", None)}, **options
     )
@@ -140,9 +234,9 @@ def run_registry(engine: docker.DockerClient, **options: Any) -> RegistryContain
 
 
 @pytest.fixture(scope="session")
-def registry(engine: docker.DockerClient) -> Iterator[RegistryContainer]:
+def registry(machine: docker.DockerClient) -> Iterator[RegistryContainer]:
     """One registry for all tests of a run; each project has a namespace of its own in it."""
-    found = run_registry(engine)
+    found = run_registry(machine)
     yield found
     found.container.remove(force=True, v=True)
 
@@ -228,9 +322,9 @@ def remove_images(engine: docker.DockerClient, pattern: str) -> None:
 
 
 @pytest.fixture
-def hierarchy(project: Project, ubuntu_image: str) -> Project:
+def hierarchy(project: Project, tiny_image: str) -> Project:
     """Three linked images on a base that only the engine has: base → middle → leaf; committed."""
-    project.image("base", f"from: {ubuntu_image}\n", "COPY base.txt /base.txt\n")
+    project.image("base", f"from: {tiny_image}\n", "COPY base.txt /base.txt\n")
     project.write("dockerfiles/base/base.txt", "base\n")
     project.image("middle", "parent: base\n", "COPY middle.txt /middle.txt\n")
     project.write("dockerfiles/middle/middle.txt", "middle\n")

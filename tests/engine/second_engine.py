@@ -2,7 +2,8 @@
 
 It runs in network, process and mount namespaces of its own. In the first engine's network namespace it would delete that
 one's docker0, whatever its options. Its processes end with it, and its mounts with them, however it ends. It reaches no
-network but the ports of 127.0.0.1 that `reach` names, which a relay hands on to the first namespace.
+network, but the ports of this machine's 127.0.0.1, whoever listens there and since when: its own 127.0.0.1 leads to a relay,
+which hands each connection on through a Unix socket.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+CONTAINERD_STORE = {"features": {"containerd-snapshotter": True}}  # daemon.json; engines from 29 on do it unasked
+_SO_ORIGINAL_DST = 80  # linux/netfilter_ipv4.h: where a connection was going before it was redirected
 
 _CI = any(os.environ.get(name) for name in ("CI", "JENKINS_URL", "BUILD_TAG", "bamboo_buildKey"))  # read before a test forgets them
 
@@ -27,13 +32,12 @@ _CI = any(os.environ.get(name) for name in ("CI", "JENKINS_URL", "BUILD_TAG", "b
 # the process ids that this one left when it was killed.
 _START = """
 set -eu
-folder=$1 size=$2 python=$3 relay=$4 ports=$5 mark=$6
+folder=$1 size=$2 python=$3 relay=$4 mark=$5
 mount -t tmpfs tmpfs /run
 [ -z "$size" ] || mount -t tmpfs -o "size=$size" tmpfs "$folder/data"
 ip link set lo up
-for port in $ports; do
-  "$python" "$relay" "$port" "$folder/port-$port.sock" &
-done
+iptables --table nat --append OUTPUT --out-interface lo --protocol tcp --destination 127.0.0.1 --jump REDIRECT --to-ports 1
+"$python" "$relay" 1 "$folder/gate" &
 exec dockerd --host "unix://$folder/socket" --data-root "$folder/data" --exec-root /run/docker --pidfile /run/docker.pid \
   --config-file "$folder/daemon.json" --cgroup-parent "/$mark"
 """
@@ -50,17 +54,18 @@ def second_engine_hindrance() -> str:
 class SecondEngine:
     """One engine in a folder of its own; `host` is its DOCKER_HOST."""
 
-    def __init__(self, folder: Path, size: str, settings: Mapping[str, Any], reach: Sequence[int]) -> None:
+    default_settings: ClassVar[Mapping[str, Any]] = {}  # of the store that this run of the tests is about
+
+    def __init__(self, folder: Path, size: str, settings: Mapping[str, Any], reach: Collection[int] | None) -> None:
         self.folder = folder
         self.host = f"unix://{folder}/socket"
         self.log = folder / "log"
         self._mark = f"pipeline-test-{folder.name}"
         self._size = size
-        self._ports = " ".join(map(str, reach))
         self._process: subprocess.Popen[bytes] | None = None
         (folder / "data").mkdir()
         (folder / "daemon.json").write_text(json.dumps(settings))
-        self._gates = [_Gate(folder / f"port-{port}.sock", port) for port in reach]
+        self._gate = _Gate(folder / "gate", reach)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
@@ -68,7 +73,7 @@ class SecondEngine:
 
         # setpriv: it ends with the test run, even where that is killed. --kill-child: all of it ends with this process.
         command = ["setpriv", "--pdeathsig", "KILL", "unshare", "--net", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-        command += ["sh", "-c", _START, "sh", str(self.folder), self._size, sys.executable, __file__, self._ports, self._mark]
+        command += ["sh", "-c", _START, "sh", str(self.folder), self._size, sys.executable, __file__, self._mark]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
         process = self._process
@@ -98,7 +103,7 @@ class SecondEngine:
         )
 
     def load(self, image: str) -> None:
-        """Copy an image from the first engine: it cannot be pulled, since their networks do not meet."""
+        """Copy an image from the engine under test."""
         with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as save:
             self.docker("load", stdin=save.stdout)
         assert save.returncode == 0
@@ -106,8 +111,7 @@ class SecondEngine:
     def close(self) -> None:
         """End it and remove all that is left of it."""
         self.kill()
-        for gate in self._gates:
-            gate.close()
+        self._gate.close()
         for top in Path("/sys/fs/cgroup").glob(f"**/{self._mark}"):
             for folder in sorted((path for path in [top, *top.rglob("*")] if path.is_dir()), reverse=True):
                 with contextlib.suppress(OSError):  # a group of processes that are just ending
@@ -120,19 +124,21 @@ class SecondEngine:
 
 @contextlib.contextmanager
 def second_engine(
-    *images: str, size: str = "", settings: Mapping[str, Any] | None = None, reach: Sequence[int] = ()
+    *images: str, size: str = "", settings: Mapping[str, Any] | None = None, reach: Collection[int] | None = None
 ) -> Iterator[SecondEngine]:
-    """A second engine that has `images` of the first one.
+    """A second engine that has `images` of the engine under test.
 
     `size`: of a file system in memory for its data, such as 64m; without it the data lie on the disk and outlive a kill.
-    `settings`: its daemon.json. `reach`: ports of 127.0.0.1 that it reaches. Skips the test where none can run, but fails in CI.
+    `settings`: its daemon.json; by default it keeps images as the engine under test does. `reach`: the only ports of 127.0.0.1
+    that it reaches; None for all. Skips the test where none can run, but fails in CI.
     """
     import pytest
 
     if hindrance := second_engine_hindrance():
         (pytest.fail if _CI else pytest.skip)(hindrance)
     # A short path: a Unix socket's may have 107 bytes only.
-    engine = SecondEngine(Path(tempfile.mkdtemp(prefix="pipeline-engine-")), size, settings or {}, reach)
+    folder = Path(tempfile.mkdtemp(prefix="pipeline-engine-"))
+    engine = SecondEngine(folder, size, SecondEngine.default_settings if settings is None else settings, reach)
     try:
         engine.start()
         for image in images:
@@ -143,13 +149,16 @@ def second_engine(
 
 
 class _Gate:
-    """Hands connections to a Unix socket on to a port of this network namespace."""
+    """Hands connections to a Unix socket on to the port of 127.0.0.1 that each names first, in two bytes.
 
-    def __init__(self, path: Path, port: int) -> None:
+    The answer is one byte once that port is connected, and the end of the connection where nobody listens there.
+    """
+
+    def __init__(self, path: Path, reach: Collection[int] | None) -> None:
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
-        self._server.listen()
-        threading.Thread(target=_hand_on, args=(self._server, ("127.0.0.1", port)), daemon=True).start()
+        self._server.listen(128)
+        threading.Thread(target=_serve, args=(self._server, lambda client: _from_gate(client, reach)), daemon=True).start()
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -157,23 +166,39 @@ class _Gate:
         self._server.close()
 
 
-def _hand_on(server: socket.socket, target: tuple[str, int] | str) -> None:
+def _from_gate(client: socket.socket, reach: Collection[int] | None) -> None:
+    with client, contextlib.suppress(OSError):
+        port = int.from_bytes(client.recv(2, socket.MSG_WAITALL), "big")
+        if reach is not None and port not in reach:
+            return
+        with socket.create_connection(("127.0.0.1", port)) as target:
+            client.sendall(b"\1")
+            _relay_both(client, target)
+
+
+def _to_gate(client: socket.socket, gate: str) -> None:
+    with client, socket.socket(socket.AF_UNIX) as other, contextlib.suppress(OSError):
+        address = client.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
+        other.connect(gate)
+        other.sendall(address[2:4])
+        if other.recv(1):
+            _relay_both(client, other)
+        else:  # a reset is as near as it gets to a connection that is refused
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _serve(server: socket.socket, handle: Callable[[socket.socket], None]) -> None:
     with contextlib.suppress(OSError):  # closed
         while True:
             client, _ = server.accept()
-            threading.Thread(target=_relay_both, args=(client, target), daemon=True).start()
+            threading.Thread(target=handle, args=(client,), daemon=True).start()
 
 
-def _relay_both(client: socket.socket, target: tuple[str, int] | str) -> None:
-    with client, socket.socket(socket.AF_UNIX if isinstance(target, str) else socket.AF_INET) as other:
-        try:
-            other.connect(target)
-        except OSError:
-            return  # the client sees the connection close: nobody listens there
-        back = threading.Thread(target=_relay, args=(other, client), daemon=True)
-        back.start()
-        _relay(client, other)
-        back.join()
+def _relay_both(one: socket.socket, other: socket.socket) -> None:
+    back = threading.Thread(target=_relay, args=(other, one), daemon=True)
+    back.start()
+    _relay(one, other)
+    back.join()
 
 
 def _relay(source: socket.socket, target: socket.socket) -> None:
@@ -184,5 +209,5 @@ def _relay(source: socket.socket, target: socket.socket) -> None:
         target.shutdown(socket.SHUT_WR)
 
 
-if __name__ == "__main__":  # inside the second engine's namespaces: its 127.0.0.1:PORT leads to a Unix socket
-    _hand_on(socket.create_server(("127.0.0.1", int(sys.argv[1])), reuse_port=False), sys.argv[2])
+if __name__ == "__main__":  # inside the second engine's namespaces, where every connection to 127.0.0.1 is redirected to this port
+    _serve(socket.create_server(("127.0.0.1", int(sys.argv[1]))), lambda client: _to_gate(client, sys.argv[2]))

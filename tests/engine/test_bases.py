@@ -16,10 +16,10 @@ from tests.engine.conftest import Project, RegistryContainer, wait_for
 
 
 @pytest.fixture
-def upstream(project: Project, registry: RegistryContainer, engine: docker.DockerClient, ubuntu_image: str) -> str:
+def upstream(project: Project, registry: RegistryContainer, engine: docker.DockerClient, tiny_image: str) -> str:
     """A base image in a registry, as another team would publish it; the engine does not have it under that name."""
     name = f"{registry.host}/{project.namespace}/upstream"
-    publish_upstream(engine, name, ubuntu_image)
+    publish_upstream(engine, name, tiny_image)
     project.image("base", f"from: {name}:1\n", "RUN true\n")
     project.image("leaf", "parent: base\n", "COPY Dockerfile /leaf\n")
     project.commit()
@@ -34,13 +34,13 @@ def publish_upstream(engine: docker.DockerClient, name: str, image: str) -> None
 
 
 def test_a_base_is_resolved_once_and_then_remembered(
-    project: Project, upstream: str, engine: docker.DockerClient, standin_image: str
+    project: Project, upstream: str, engine: docker.DockerClient, other_image: str
 ) -> None:
     first = project.run("build")
     assert first.returncode == 0, first.stderr
     assert "not pinned" in first.stderr
     assert "not pinned" in (project.root / ".pipeline/bases.json").read_text()
-    publish_upstream(engine, upstream, standin_image)  # upstream moves its tag
+    publish_upstream(engine, upstream, other_image)  # upstream moves its tag
     second = project.run("build")
     assert second.returncode == 0
     assert "unchanged" in second.stderr
@@ -48,14 +48,14 @@ def test_a_base_is_resolved_once_and_then_remembered(
 
 
 def test_pins_update_pins_and_moves_exactly_the_descendants(
-    project: Project, upstream: str, engine: docker.DockerClient, standin_image: str
+    project: Project, upstream: str, engine: docker.DockerClient, other_image: str
 ) -> None:
     project.invoke("pins.update")
     lock = (project.root / "pipeline.lock").read_text()
     assert "sha256:" in lock
     project.commit("pin")
     assert project.actions("build") == {"base": "build", "leaf": "build"}
-    publish_upstream(engine, upstream, standin_image)
+    publish_upstream(engine, upstream, other_image)
     assert project.actions() == {"base": "none", "leaf": "none"}
     project.invoke("pins.update")
     assert (project.root / "pipeline.lock").read_text() != lock
@@ -238,7 +238,7 @@ def test_images_are_pulled_from_the_other_address(hierarchy: Project, registry: 
         for reference in image["references"]:
             engine.images.remove(reference, force=True)
     try:
-        assert hierarchy.actions("build") == {"base": "pull", "middle": "pull", "leaf": "pull"}
+        assert hierarchy.actions("build", "--pull") == {"base": "pull", "middle": "pull", "leaf": "pull"}
         assert engine.images.list(filters={"reference": f"{virtual}/{hierarchy.namespace}/leaf"})
         assert hierarchy.actions() == {"base": "none", "middle": "none", "leaf": "none"}
     finally:

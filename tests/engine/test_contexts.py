@@ -6,10 +6,12 @@ import os
 import subprocess
 from pathlib import Path
 
+import docker
 import pytest
 
 from pipeline.errors import ConfigurationError
 from pipeline.images.context import read_context
+from tests.engine.conftest import Project
 
 TREE = (
     "README.md",
@@ -210,3 +212,25 @@ def test_an_ignore_file_of_the_dockerfiles_own_wins(tree: Path, tmp_path: Path) 
     finally:
         (tree / ".dockerignore").unlink()
         (tree / "Dockerfile.dockerignore").unlink()
+
+
+def test_a_base_whose_triggers_read_the_context_is_refused(hierarchy: Project, engine: docker.DockerClient, tiny_image: str) -> None:
+    name = f"pipeline-test/triggers:{hierarchy.namespace}"
+    dockerfile = f"FROM {tiny_image}\nONBUILD COPY more /more\n"
+    subprocess.run(["docker", "build", "--quiet", "--tag", name, "-"], input=dockerfile.encode(), check=True, capture_output=True)
+    try:
+        hierarchy.image("triggered", f"from: {name}\n", "COPY own.txt /\n")
+        hierarchy.write("dockerfiles/triggered/own.txt", "")
+        hierarchy.write("dockerfiles/triggered/more/file", "")
+        refused = hierarchy.run("build", "--only", "triggered")
+        assert refused.returncode == 21
+        assert f"the image {name} has ONBUILD triggers that read the build context: COPY more /more" in refused.stderr
+        assert "dockerfiles/triggered/Dockerfile" in refused.stderr
+        hierarchy.image("triggered", f"from: {name}\n", "COPY . /\n")  # all of it is sent
+        hierarchy.invoke("build", "--only", "triggered")
+    finally:
+        for tag in [
+            tag for image in engine.images.list(filters={"label": f"pipeline.project={hierarchy.namespace}"}) for tag in image.tags
+        ]:
+            engine.images.remove(tag, force=True)
+        engine.images.remove(name)

@@ -12,7 +12,7 @@ settings.register_profile("unit", deadline=None, max_examples=60)  # a busy mach
 settings.load_profile("unit")
 
 CONFIG = "registry: registry.example.com\nnamespace: team\n"
-DOCKERFILE = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n"
+DOCKERFILE = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY . /context/\n"
 
 
 @pytest.fixture(autouse=True)

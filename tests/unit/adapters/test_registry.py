@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import email.utils
 import hashlib
 import json
 import socket
 import socketserver
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -18,9 +20,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters import registry as module
+from pipeline.adapters import exchange
+from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import Credentials
-from pipeline.adapters.registry import Manifest, Registry
+from pipeline.adapters.patience import Patience, retry_after
+from pipeline.adapters.registry import CONNECTIONS, Manifest, Registry
 from pipeline.adapters.registry_transport import is_loopback
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import Reference
@@ -38,6 +42,8 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
     close_after: bool = False
+    raw: bytes | None = None  # sent as it is, then the connection ends
+    drip: bool = False  # then a byte now and then, for ever
 
 
 @dataclass
@@ -77,6 +83,14 @@ class Server:
                     self.close_connection = True
                     self.connection.close()
                     return
+                if answer.raw is not None:
+                    self.close_connection = not answer.raw.endswith(b"0\r\nTrailer: 1\r\n\r\n")
+                    with contextlib.suppress(OSError):
+                        self.wfile.write(answer.raw)
+                        while answer.drip:
+                            time.sleep(0.02)
+                            self.wfile.write(b" ")
+                    return
                 self.send_response(answer.status)
                 for name, value in answer.headers.items():
                     self.send_header(name, value)
@@ -112,9 +126,7 @@ class Server:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(module, "FIRST_PAUSE", 0.001)
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 0.005)
+def server() -> Iterator[Server]:
     made = Server()
     yield made
     made.close()
@@ -127,8 +139,8 @@ Connect = Callable[..., Registry]
 def connect(server: Server) -> Iterator[Connect]:
     made: list[Registry] = []
 
-    def make(credentials: Credentials | None = None) -> Registry:
-        made.append(Registry(server.host, lambda host: credentials))
+    def make(credentials: Credentials | None = None, total: float = 30.0, say: Callable[[str], None] = lambda _: None) -> Registry:
+        made.append(Registry(server.host, lambda host: credentials, say, Patience(total, first=0.001, longest=0.005)))
         return made[-1]
 
     yield make
@@ -172,32 +184,140 @@ def test_a_manifest_is_kept_byte_for_byte(server: Server, connect: Connect) -> N
     assert put.headers["content-type"] == manifest.media_type
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
 def test_a_busy_registry_is_asked_again(server: Server, connect: Connect, status: int) -> None:
-    server.script = [Answer(status, {"Retry-After": "1"}), Answer(status, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}), Answer(status)]
+    server.script = [Answer(status)] * 10
     assert connect().digest(tag(server)) == DIGEST
-    assert len(server.asked) == 4
+    assert len(server.asked) == 11
+
+
+@pytest.mark.parametrize("answer", [Answer(503), Answer(429), Answer(0), Answer(-1)], ids=["503", "429", "reset", "close"])
+def test_patience_ends_with_the_last_reason(server: Server, connect: Connect, answer: Answer) -> None:
+    server.otherwise = lambda asked: answer
+    said: list[str] = []
+    server.script = [Answer(200)]
+    registry = connect(total=0.05, say=said.append)
+    registry.ping()
+    server.asked.clear()
+    with pytest.raises(RegistryUnreachableError, match=f"the registry {server.host} does not answer") as caught:
+        registry.digest(tag(server))
+    asked = len(server.asked)
+    assert asked > 3
+    assert (str(answer.status) if answer.status > 0 else "Error") in caught.value.message or "RemoteDisconnected" in caught.value.message
+    assert f"{asked} times" in caught.value.message or answer.status <= 0
+    assert len(said) == 1  # a person is told why nothing happens
+
+
+def test_who_gave_up_once_does_not_wait_as_long_again(server: Server, connect: Connect) -> None:
+    server.otherwise = lambda asked: Answer(503)
+    registry = connect(total=0.05)
+    for _ in range(2):
+        with pytest.raises(RegistryUnreachableError):
+            registry.digest(tag(server))
+        first, server.asked = len(server.asked), []
+    assert first == 1
+    server.script = [Answer(200, dict(OK), BODY), Answer(503), Answer(503), Answer(200, dict(OK), BODY)]
+    assert registry.digest(tag(server)) == DIGEST  # it answers again
+    assert registry.digest(tag(server)) == DIGEST
+
+
+@pytest.mark.parametrize("form", ["seconds", "date"])
+def test_nobody_asks_before_the_registry_wants_to_be_asked_again(server: Server, connect: Connect, form: str) -> None:
+    """Not even in another thread about another image."""
+    times: list[float] = []
+    value = "1" if form == "seconds" else email.utils.formatdate(time.time() + 2, usegmt=True)  # dates have no fractions
+    due = time.monotonic() + 0.9
+
+    def answer(asked: Asked) -> Answer:
+        times.append(time.monotonic())
+        return Answer(429, {"Retry-After": value}) if len(times) == 1 else Answer(200, dict(OK), BODY)
+
+    server.otherwise = answer
+    registry = connect()
+    first = threading.Thread(target=registry.digest, args=[tag(server)])
+    first.start()
+    while len(times) < 1 or not registry._requests._come_back:
+        time.sleep(0.001)
+    assert registry.digest(tag(server, "other")) == DIGEST
+    first.join()
+    assert len(times) == 3
+    assert min(times[1:]) >= due
+
+
+def test_a_registry_that_wants_to_be_asked_tomorrow_is_not_waited_for(server: Server, connect: Connect) -> None:
+    server.otherwise = lambda asked: Answer(429, {"Retry-After": "86400"})
+    registry = connect(total=120)
+    for _ in range(2):
+        with pytest.raises(RegistryUnreachableError) as caught:
+            registry.digest(tag(server))
+        assert "docker login" in caught.value.hint
+    assert "86400 s" in caught.value.message
+    assert len(server.asked) == 1
 
 
 @pytest.mark.parametrize(
-    "answer", [Answer(503), Answer(429, {"Retry-After": "3600"}), Answer(0), Answer(-1)], ids=["503", "429", "reset", "close"]
+    ("value", "seconds"),
+    [("3", 3.0), (" 0 ", 0.0), ("1.5", 1.5), ("nan", 0.0), ("-5", 0.0), ("soon", 0.0), ("", 0.0), ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0)],
 )
-def test_patience_ends(server: Server, connect: Connect, answer: Answer) -> None:
-    server.otherwise = lambda asked: answer
-    with pytest.raises(RegistryUnreachableError, match=f"the registry {server.host} does not answer") as caught:
-        connect().digest(tag(server))
-    assert len(server.asked) == module.ATTEMPTS
-    assert "PIPELINE_REGISTRY" in caught.value.hint
+def test_what_retry_after_says(value: str, seconds: float) -> None:
+    assert retry_after(value) == seconds
 
 
-def test_retry_after_is_followed_up_to_a_bound(server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("pipeline.adapters.registry.time.sleep", pauses.append)
-    monkeypatch.setattr(module, "LONGEST_PAUSE", 10.0)
-    server.script = [Answer(429, {"Retry-After": value}) for value in ("3", "3600", "nan", "-5")]
-    assert connect().digest(tag(server)) == DIGEST
-    assert [pause for pause in pauses if pause][:2] == [3.0, 10.0]
-    assert max(pauses) <= 10.0
+def test_pauses_grow_and_drift_apart() -> None:
+    patience = Patience(total=120, first=0.2, longest=10)
+    for failures, longest in ((1, 0.2), (2, 0.4), (6, 6.4), (7, 10), (5000, 10)):
+        pauses = {patience.pause(failures) for _ in range(20)}
+        assert len(pauses) > 1
+        assert longest / 2 <= min(pauses) and max(pauses) <= longest
+
+
+def test_an_interrupt_ends_a_wait(server: Server) -> None:
+    server.otherwise = lambda asked: Answer(503, {"Retry-After": "60"})
+    registry = Registry(server.host, lambda name: None)
+    with ThreadPoolExecutor(1) as pool:
+        asking = pool.submit(registry.digest, tag(server))
+        while not server.asked:
+            time.sleep(0.001)
+        registry.abort()
+        with pytest.raises(RegistryUnreachableError, match="interrupted|Connection"):
+            asking.result(10)
+    registry.close()
+    assert len(server.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 4000\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n{}",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n",
+        b"HTTP/1.1 200 OK\r\nConte",
+        b"HTTP/1.1 200 OK\r\nDocker-Content-Digest: " + DIGEST.encode() + b"\r\n\r\n" + BODY[:20],  # until the connection ends
+        b"HTTP/1.1 2",
+        b"",
+    ],
+    ids=["length", "chunk", "no last chunk", "head", "other digest", "status line", "nothing"],
+)
+def test_an_answer_that_is_cut_is_asked_for_again(server: Server, connect: Connect, raw: bytes) -> None:
+    server.script = [Answer(200, raw=raw), Answer(200, raw=raw)]
+    assert connect().manifest(tag(server)).content == BODY
+    assert len(server.asked) >= 3
+
+
+def test_an_answer_that_drips_for_ever_ends(server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "ANSWER", 0.2)
+    server.script = [Answer(200, raw=b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", drip=True)]
+    assert connect().manifest(tag(server)).content == BODY
+    assert len(server.asked) == 2
+
+
+def test_an_answer_in_chunks_is_put_together(server: Server, connect: Connect) -> None:
+    raw = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    raw += b"5;x=y\r\n" + BODY[:5] + b"\r\n" + f"{len(BODY) - 5:X}".encode() + b"\r\n" + BODY[5:] + b"\r\n0\r\nTrailer: 1\r\n\r\n"
+    server.script = [Answer(200, raw=raw)]
+    registry = connect()
+    assert registry.manifest(tag(server)).content == BODY
+    assert registry.digest(tag(server)) == DIGEST  # the connection is still good, or a new one is made
 
 
 @pytest.mark.parametrize("status", [0, -1])
@@ -209,7 +329,7 @@ def test_a_broken_connection_is_made_anew(server: Server, connect: Connect, stat
 def test_a_kept_connection_that_the_registry_closed_costs_no_attempt(
     server: Server, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.adapters.registry.time.sleep", lambda seconds: seconds and pytest.fail("counted as an attempt"))
+    monkeypatch.setattr(Connections, "wait", lambda connections, seconds: pytest.fail("counted as an attempt"))
     server.script = [Answer(200, dict(OK), BODY), Answer(-1)]
     registry = connect()
     assert registry.digest(tag(server)) == registry.digest(tag(server)) == DIGEST
@@ -217,7 +337,7 @@ def test_a_kept_connection_that_the_registry_closed_costs_no_attempt(
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.adapters.registry.time.sleep", lambda seconds: seconds and pytest.fail("waited for nobody"))
+    monkeypatch.setattr(Connections, "wait", lambda connections, seconds: pytest.fail("waited for nobody"))
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         host = f"127.0.0.1:{unused.getsockname()[1]}"
@@ -231,7 +351,7 @@ def test_a_name_that_does_not_exist(monkeypatch: pytest.MonkeyPatch) -> None:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_such_host)
-    monkeypatch.setattr("pipeline.adapters.registry.time.sleep", lambda seconds: seconds and pytest.fail("waited for nobody"))
+    monkeypatch.setattr(Connections, "wait", lambda connections, seconds: pytest.fail("waited for nobody"))
     with pytest.raises(RegistryUnreachableError, match="Name or service not known"):
         Registry("registry.invalid", lambda name: None).ping()
 
@@ -378,17 +498,42 @@ def test_ping_asks_once(server: Server, connect: Connect) -> None:
     assert [asked.path for asked in server.asked] == ["/v2/"] * 2
 
 
-def test_threads_have_connections_of_their_own(server: Server, connect: Connect) -> None:
+def test_as_many_connections_as_are_in_use_at_the_same_time(server: Server, connect: Connect) -> None:
     registry = connect()
     together = threading.Barrier(4)
 
-    def ask(_number: int) -> str:
-        together.wait(5)
-        return registry.digest(tag(server))
+    def answer(asked: Asked) -> Answer:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            together.wait(5)
+        return Answer(200, dict(OK), BODY)
 
-    with ThreadPoolExecutor(4) as pool:
-        assert set(pool.map(ask, range(4))) == {DIGEST}
-    assert server.connections == 4
+    server.otherwise = answer
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as pool:
+            assert set(pool.map(lambda number: registry.digest(tag(server)), range(4))) == {DIGEST}
+    assert server.connections == 4  # other threads use them again
+
+
+def test_many_digests_come_in_order_over_few_connections(server: Server, connect: Connect) -> None:
+    def answer(asked: Asked) -> Answer:
+        name = asked.path.rpartition("/")[2]
+        return Answer(404) if name == "t7" else Answer(200, {"Docker-Content-Digest": f"sha256:{name}"})
+
+    server.otherwise = answer
+    server.script = [Answer(503), Answer(0)]
+    registry = connect()
+    expected = ["" if number == 7 else f"sha256:t{number}" for number in range(100)]
+    assert registry.digests([tag(server, f"t{number}") for number in range(100)]) == expected
+    assert registry.digests([tag(server, "t3")]) == ["sha256:t3"]
+    assert registry.digests([]) == []
+    assert len(server.asked) == 103
+    assert server.connections <= CONNECTIONS + 1
+
+
+def test_one_refusal_among_many_digests_is_told(server: Server, connect: Connect) -> None:
+    server.otherwise = lambda asked: Answer(403 if asked.path.endswith("t5") else 404)
+    with pytest.raises(RegistryRefusedError, match="t5: 403"):
+        connect().digests([tag(server, f"t{number}") for number in range(10)])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,11 +14,12 @@ from pipeline.engine_image import EngineImage
 from pipeline.errors import BuildError, EngineError
 from pipeline.images import build as build_module
 from pipeline.images.bases import Base, Bases
-from pipeline.images.build import as_json, build_images, recorded_inputs
+from pipeline.images.build import as_json, build_images, recorded_durations, recorded_inputs
 from pipeline.images.context import read_context
 from pipeline.images.fingerprint import Input, make_fingerprint
 from pipeline.images.hierarchy import read_hierarchy
 from pipeline.images.plan import BuildPlan, Step, plan_build
+from pipeline.images.progress import Event, PlainLines
 from pipeline.reference import Reference
 from pipeline.revision import Revision
 
@@ -53,10 +55,16 @@ def make_plan(images: MakeProject) -> MakePlan:
 
 
 class NotingWorkshop:
-    """Notes what happens in what order; `fails` name images whose build fails."""
+    """Notes what happens in what order; `fails` name images whose build fails, `there` those that it has from the beginning."""
 
-    def __init__(self, fails: tuple[str, ...] = (), error: BaseException | None = None, together: threading.Barrier | None = None) -> None:
-        self.fails, self.error, self.together = fails, error, together
+    def __init__(
+        self,
+        fails: tuple[str, ...] = (),
+        error: BaseException | None = None,
+        together: threading.Barrier | None = None,
+        there: tuple[str, ...] = (),
+    ) -> None:
+        self.fails, self.error, self.together, self.there = fails, error, together, there
         self.done: list[str] = []
         self.notes: list[str] = []
         self.running = self.most = 0
@@ -65,12 +73,13 @@ class NotingWorkshop:
     def prepare_base(self, step: Step) -> None:
         self.notes.append(f"base {step.name}")
 
-    def build(self, step: Step, tags: tuple[Reference, ...], use_cache: bool) -> str:
+    def build(self, step: Step, tags: tuple[Reference, ...], use_cache: bool, report: Callable[[str], None]) -> str:
         with self._lock:
             self.running += 1
             self.most = max(self.most, self.running)
-            assert all(name in self.done for name in step.needs)
+            assert all(name in (*self.done, *self.there) for name in step.needs)
         try:
+            report("[2/2] COPY . /")
             if self.together and step.name in ("a", "b", "c"):
                 self.together.wait(5)
             if step.name in self.fails:
@@ -94,8 +103,18 @@ class NotingWorkshop:
         self.notes.append("cancel")
 
 
-def quiet(_line: str) -> None:
-    pass
+class Noting(PlainLines):
+    """Keeps every event."""
+
+    def __init__(self, events: list[Event]) -> None:
+        super().__init__(lambda _line: None)
+        self.events = events
+
+    def __call__(self, event: Event, /) -> None:
+        self.events.append(event)
+
+
+quiet = PlainLines(lambda _line: None)
 
 
 def test_parents_first_and_independent_images_at_the_same_time(make_plan: MakePlan, tmp_path: Path) -> None:
@@ -135,13 +154,48 @@ def test_keep_going_builds_the_rest_and_reports_dependents(make_plan: MakePlan, 
     with pytest.raises(BuildError) as caught:
         build_images(make_plan(), workshop, tmp_path, 1, quiet, keep_going=True)
     assert set(workshop.done) == {"root", "a", "b", "c"}
-    assert caught.value.message == "a could not be built:\n  its log\nleaf was not built: it is made from a"
+    assert caught.value.message == "a could not be built:\n  its log\n  not built because of it:\n    leaf"
+    assert caught.value.hint == "see a.log"
 
 
 def test_keep_going_reports_all_below_a_failed_root(make_plan: MakePlan, tmp_path: Path) -> None:
     with pytest.raises(BuildError) as caught:
         build_images(make_plan(), NotingWorkshop(("root",)), tmp_path, 2, quiet, keep_going=True)
-    assert caught.value.message.count("was not built") == 4
+    assert caught.value.message.splitlines()[-1].split(", ") == ["    a", "b", "c", "leaf"]
+
+
+def test_keep_going_reports_each_failure_once_with_what_it_cost(make_plan: MakePlan, tmp_path: Path) -> None:
+    with pytest.raises(BuildError) as caught:
+        build_images(make_plan(), NotingWorkshop(("a", "b")), tmp_path, 1, quiet, keep_going=True)
+    assert caught.value.message.splitlines() == [
+        "2 images failed, 1 more not built because of them",
+        "a could not be built:",
+        "  its log",
+        "  not built because of it:",
+        "    leaf",
+        "  see a.log",
+        "b could not be built:",
+        "  its log",
+        "  see b.log",
+    ]
+    assert caught.value.hint == ""
+
+
+def test_without_an_engine_nothing_more_begins(make_plan: MakePlan, tmp_path: Path) -> None:
+    workshop = NotingWorkshop(("a",), EngineError("gone", "start it"))
+    with pytest.raises(EngineError, match="gone"):
+        build_images(make_plan(), workshop, tmp_path, 1, quiet, keep_going=True)
+    assert workshop.done == ["root", "a"]
+
+
+def test_what_is_being_built_when_another_fails_is_finished(make_plan: MakePlan, tmp_path: Path) -> None:
+    workshop = NotingWorkshop(("a",), together=threading.Barrier(3))
+    events: list[Event] = []
+    with pytest.raises(BuildError):
+        build_images(make_plan(), workshop, tmp_path, 3, Noting(events))
+    assert set(workshop.done) == {"root", "a", "b", "c"}
+    ended = {event.image: event.state for event in events}
+    assert ended == {"root": "done", "a": "failed", "b": "done", "c": "done", "leaf": "skipped"}
 
 
 def test_the_kind_of_the_first_error_is_kept(make_plan: MakePlan, tmp_path: Path) -> None:
@@ -163,7 +217,7 @@ def test_with_nothing_to_do_no_thread_is_started(make_plan: MakePlan, tmp_path: 
     monkeypatch.delattr(build_module, "ThreadPoolExecutor")
     said: list[str] = []
     plan = make_plan(present=dict.fromkeys(FAMILY, ("0", "1", "2")))
-    results = build_images(plan, NotingWorkshop(), tmp_path, 4, said.append)
+    results = build_images(plan, NotingWorkshop(), tmp_path, 4, PlainLines(said.append))
     assert {result.action for result in results} == {"none"}
     assert said == [f"{step.name}: unchanged" for step in plan.steps]
     assert list(tmp_path.rglob("inputs")) == []
@@ -192,18 +246,52 @@ def test_a_roots_base_is_made_ready_before_it_is_built(make_plan: MakePlan, tmp_
 def test_a_skipped_image_says_why_and_the_rest_is_built(make_plan: MakePlan, tmp_path: Path) -> None:
     said: list[str] = []
     plan = make_plan(definitions={"root": "from: x", "other": "from: absent\noptional: true", "child": "parent: other"})
-    results = build_images(plan, NotingWorkshop(), tmp_path, 2, said.append)
+    results = build_images(plan, NotingWorkshop(), tmp_path, 2, PlainLines(said.append))
     assert {result.step.name: result.action for result in results} == {"root": "build", "other": "skip", "child": "skip"}
     assert "other: skipped (absent cannot be had: no way)" in said
+
+
+def test_the_longest_way_first_by_what_builds_took_last_time(make_plan: MakePlan, tmp_path: Path) -> None:
+    (tmp_path / "durations.json").write_text(json.dumps({"root": 1, "a": 1, "leaf": 1, "b": 1, "c": 5}))
+    workshop = NotingWorkshop()
+    build_images(make_plan(), workshop, tmp_path, 1, quiet)
+    assert workshop.done == ["root", "c", "a", "b", "leaf"]  # without durations: a first, for two builds hang on it
+    assert set(recorded_durations(tmp_path)) == set(FAMILY)
+    assert recorded_durations(tmp_path)["c"] < 5
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": "x"}', '{"a": null}'])
+def test_durations_that_cannot_be_read_are_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "durations.json").write_text(text)
+    assert recorded_durations(tmp_path) == {}
+
+
+def test_only_what_a_build_needs_is_waited_for(make_plan: MakePlan, tmp_path: Path) -> None:
+    workshop = NotingWorkshop(there=("root",))  # which lacks only other tags: its children need not wait for them
+    build_images(make_plan(present={"root": ("0",)}, definitions={"root": "from: x", "a": "parent: root"}), workshop, tmp_path, 1, quiet)
+    assert workshop.notes[0] == "build a 3 True"  # the longer one of the two
+
+
+def test_events_tell_each_images_way(make_plan: MakePlan, tmp_path: Path) -> None:
+    events: list[Event] = []
+    plan = make_plan(present={"root": ("0", "1", "2")}, definitions={"root": "from: x", "a": "parent: root"})
+    build_images(plan, NotingWorkshop(there=("root",)), tmp_path, 1, Noting(events))
+    assert [(event.image, event.state, event.step) for event in events] == [
+        ("root", "unchanged", ""),
+        ("a", "waiting", ""),
+        ("a", "building", ""),
+        ("a", "building", "[2/2] COPY . /"),
+        ("a", "done", ""),
+    ]
 
 
 def test_inputs_are_recorded_for_the_next_plans_reasons(make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(definitions={"root": "from: x"})
     build_images(plan, NotingWorkshop(), tmp_path, 1, quiet)
-    assert recorded_inputs(tmp_path) == {"root": plan["root"].fingerprint.inputs}
+    assert recorded_inputs(tmp_path, ["root", "other"]) == {"root": plan["root"].fingerprint.inputs}
     (tmp_path / "inputs/root.json").write_text("[[1]]")
     (tmp_path / "inputs/other.json").write_text("{")
-    assert recorded_inputs(tmp_path) == {}
+    assert recorded_inputs(tmp_path, ["root"]) == {}
 
 
 def test_a_record_that_cannot_be_written_spoils_no_image(make_plan: MakePlan, tmp_path: Path) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import read_config
 from pipeline.errors import BuildError, ConfigurationError
-from pipeline.images.context import MTIME, BuildContext, Entry, read_context, write_context
+from pipeline.images.context import MTIME, BuildContext, Entry, read_context, read_contexts, write_context
+from pipeline.images.hashes import HashCache
+from pipeline.images.hierarchy import read_hierarchy
 
 Make = Callable[..., Path]
 
@@ -27,7 +30,7 @@ def make(tmp_path: Path) -> Make:
     def make_context(name: str = "context", /, **files: str) -> Path:
         folder = tmp_path / name
         folder.mkdir(parents=True)
-        (folder / "Dockerfile").write_text("FROM x\n")
+        (folder / "Dockerfile").write_text("FROM x\nCOPY . /\n")
         for path, text in files.items():
             write(folder, path.replace("__", "/"), text)
         return folder
@@ -64,7 +67,7 @@ def test_entries_are_files_folders_and_links(make: Make) -> None:
     assert list(entries) == ["Dockerfile", "a", "a/run", "empty", "link"]
     assert entries["a/run"].executable
     assert not entries["Dockerfile"].executable
-    assert entries["link"] == Entry("link", "link", target="a/run")
+    assert entries["link"] == Entry("link", "link:-:a/run")
     assert entries["empty"].kind == "folder"
 
 
@@ -147,6 +150,88 @@ def test_a_file_that_changes_between_hashing_and_sending_is_an_error(make: Make,
         (folder / "f").write_text(change)
     with pytest.raises(BuildError, match="context/f changed while it was being built"):
         archive(context)
+
+
+def dockerfile(folder: Path, *lines: str) -> Path:
+    (folder / "Dockerfile").write_text("\n".join(["FROM x", *lines, ""]))
+    return folder
+
+
+def test_only_what_the_dockerfile_takes_goes_in_with_the_folders_it_lies_in(make: Make) -> None:
+    folder = make(src__a="1", src__deep__b="1", lib__x="1", lib__y="1", README="1", a="1", srcs="1")
+    dockerfile(folder, "COPY src /src", "RUN --mount=type=bind,source=lib/x,target=/x true")
+    assert paths(folder) == ["Dockerfile", "lib", "lib/x", "src", "src/a", "src/deep", "src/deep/b"]
+    assert paths(dockerfile(folder, "RUN true")) == ["Dockerfile"]
+    assert paths(dockerfile(folder, "COPY */? /x/")) == ["Dockerfile", "lib", "lib/x", "lib/y", "src", "src/a"]
+
+
+def test_what_is_not_taken_is_not_even_looked_at(make: Make) -> None:
+    folder = dockerfile(make(src__a="1"), "COPY src /src")
+    os.mkfifo(folder / "pipe")
+    before = read_context(folder).entries
+    write(folder, "README", "1")
+    (folder / "link").symlink_to("src")
+    assert read_context(folder).entries == before
+
+
+@pytest.mark.parametrize("lines", [("COPY current/app /app",), ("COPY current /app",), ("COPY curr* /app",), ("COPY */app /app/",)])
+def test_a_link_that_a_source_names_or_leads_through_takes_everything(make: Make, lines: tuple[str, ...]) -> None:
+    folder = dockerfile(make(v1__app="1", v2__app="1", README="1"), *lines)
+    (folder / "current").symlink_to("v1")
+    assert paths(folder) == ["Dockerfile", "README", "current", "v1", "v1/app", "v2", "v2/app"]
+
+
+def test_a_link_further_down_is_sent_as_a_link(make: Make) -> None:
+    folder = dockerfile(make(src__a="1", README="1"), "COPY src /src")
+    (folder / "src/link").symlink_to("../README")
+    assert paths(folder) == ["Dockerfile", "src", "src/a", "src/link"]
+
+
+def test_an_ignored_source_is_not_taken(make: Make) -> None:
+    folder = dockerfile(make(src__a="1", src__b="1", lib__c="1"), "COPY src lib /src")
+    write(folder, ".dockerignore", "src\n!src/b\nlib\n")
+    assert paths(folder) == ["Dockerfile", "src", "src/b"]
+
+
+def test_the_dockerfile_is_an_input_by_its_recipe_unless_it_is_taken(make: Make) -> None:
+    folder = dockerfile(make(a="1"), "COPY a /")
+    context = read_context(folder)
+    assert [entry.path for entry in context.taken()] == ["a"]
+    dockerfile(folder, "# said", "COPY a /")
+    assert read_context(folder).recipe == context.recipe
+    dockerfile(folder, "COPY Docker* /")
+    assert [entry.path for entry in read_context(folder).taken()] == ["Dockerfile"]
+
+
+def test_a_dockerfile_in_an_archive_is_taken_though_it_is_ignored(make: Make) -> None:
+    """BuildKit reads no ignore file in an archive, and the Dockerfile has to be there: COPY . sees it, so it is an input."""
+    folder = dockerfile(make(a="1"), "COPY . /")
+    write(folder, ".dockerignore", "*\n!a\n")
+    assert [entry.path for entry in read_context(folder).taken()] == ["Dockerfile", "a"]
+
+
+def test_a_dockerfile_that_is_a_link_is_refused(make: Make) -> None:
+    folder = make()
+    (folder / "Dockerfile").rename(folder / "real")
+    (folder / "Dockerfile").symlink_to("real")
+    with pytest.raises(ConfigurationError, match="context/Dockerfile is a link"):
+        read_context(folder)
+
+
+def test_whoever_is_built_on_triggers_that_read_the_context_takes_all_of_it(images: Callable[[dict[str, str]], Path]) -> None:
+    root = images({"root": "from: x", "child": "parent: root", "user": "from: x\nuses: [root]", "leaf": "parent: child"})
+    begin = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n"
+    for name, more in {"root": "ONBUILD COPY . /x\n", "child": "", "user": "FROM root\n", "leaf": ""}.items():
+        (root / f"dockerfiles/{name}/Dockerfile").write_text(begin + more)
+        write(root, f"dockerfiles/{name}/file", "1")
+
+    def whole() -> set[str]:
+        contexts = read_contexts(root, read_hierarchy(read_config(root)), HashCache())
+        return {name for name, context in contexts.items() if "file" in {entry.path for entry in context.entries}}
+
+    assert whole() == {"root", "child", "user"}  # root: a later stage of its own could run the trigger, too; leaf: triggers run once
+    (root / "dockerfiles/root/Dockerfile").write_text(begin + "ONBUILD RUN true\n")
+    assert whole() == set()
 
 
 def test_the_ignore_file_is_followed(make: Make) -> None:

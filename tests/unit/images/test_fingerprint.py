@@ -10,22 +10,20 @@ from hypothesis import strategies as st
 
 from pipeline.config import read_config
 from pipeline.images.bases import Base, Bases
-from pipeline.images.context import read_context
-from pipeline.images.dockerfile import parse_dockerfile
+from pipeline.images.context import read_contexts
 from pipeline.images.fingerprint import Fingerprint, Input, changes, make_fingerprint
+from pipeline.images.hashes import HashCache
 from pipeline.images.hierarchy import read_hierarchy
 from pipeline.images.plan import make_fingerprints
 
 MakeProject = Callable[[Mapping[str, str]], Path]
-DOCKERFILE = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n"
+DOCKERFILE = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY *.txt /\n"
 BASES = Bases({"ubuntu:24.04": Base("digest", "sha256:" + "1" * 64, "2026-01-01"), "node:1": Base("local", "sha256:" + "2" * 64)})
 
 
 def fingerprints_of(root: Path, bases: Bases = BASES) -> dict[str, Fingerprint]:
     hierarchy = read_hierarchy(read_config(root))
-    contexts = {definition.name: read_context(root / definition.context) for definition in hierarchy}
-    arguments = {d.name: parse_dockerfile((root / d.dockerfile).read_text(), d.args).arguments for d in hierarchy}
-    return make_fingerprints(hierarchy, bases, contexts, arguments)
+    return make_fingerprints(hierarchy, bases, read_contexts(root, hierarchy, HashCache(root)))
 
 
 def changed(before: dict[str, Fingerprint], after: dict[str, Fingerprint]) -> set[str]:
@@ -48,11 +46,11 @@ def family(images: MakeProject) -> Path:
 def test_a_parents_change_changes_its_children_and_users_and_nobody_else(images: MakeProject) -> None:
     root = family(images)
     before = fingerprints_of(root)
-    (root / "dockerfiles/jdk/new").write_text("")
+    (root / "dockerfiles/jdk/new.txt").write_text("")
     assert changed(before, fingerprints_of(root)) == {"jdk", "tool", "leaf"}
-    (root / "dockerfiles/jdk/new").unlink()
+    (root / "dockerfiles/jdk/new.txt").unlink()
     assert changed(before, fingerprints_of(root)) == set()
-    (root / "dockerfiles/leaf/Dockerfile").write_text(DOCKERFILE + "\n")
+    (root / "dockerfiles/leaf/Dockerfile").write_text(DOCKERFILE + "RUN true\n")
     assert changed(before, fingerprints_of(root)) == {"leaf"}
 
 
@@ -93,11 +91,24 @@ def test_an_argument_and_the_platform_are_inputs(images: MakeProject) -> None:
     assert changed(before, fingerprints_of(root)) == {"tool", "leaf"}
 
 
-def test_a_dockerfile_and_its_mode(images: MakeProject) -> None:
+def test_a_comment_in_a_dockerfile_and_its_mode_are_no_inputs(images: MakeProject) -> None:
     root = family(images)
+    path = root / "dockerfiles/leaf/Dockerfile"
+    path.write_text(DOCKERFILE)
     before = fingerprints_of(root)
-    (root / "dockerfiles/leaf/Dockerfile").write_text(DOCKERFILE + "# a comment\n")
-    assert changed(before, fingerprints_of(root)) == {"leaf"}
+    path.write_text(DOCKERFILE.replace("FROM", "# a comment\n\nFROM"))
+    path.chmod(0o755)
+    assert changed(before, fingerprints_of(root)) == set()
+
+
+def test_a_dockerfile_that_is_copied_is_a_file_like_any_other(images: MakeProject) -> None:
+    root = family(images)
+    path = root / "dockerfiles/leaf/Dockerfile"
+    path.write_text(DOCKERFILE + "COPY D* /\n")
+    before = fingerprints_of(root)
+    path.write_text(path.read_text() + "# a comment\n")
+    after = fingerprints_of(root)
+    assert changes(before["leaf"].inputs, after["leaf"].inputs) == [("file", "Dockerfile changed")]
 
 
 def test_a_comment_in_the_definition_is_no_input(images: MakeProject) -> None:
@@ -134,16 +145,45 @@ def test_a_name_that_is_no_text_is_hashed() -> None:
 
 
 def test_changes_in_words() -> None:
-    before = [Input("file", "a", "file:-:1"), Input("file", "b", "file:-:1"), Input("file", "c", "file:-:1"), Input("base", "x", "1")]
-    after = [Input("file", "a", "file:x:1"), Input("file", "b", "file:-:2"), Input("file", "d", "file:-:1"), Input("base", "x", "2")]
+    before = inputs(
+        "file a file:-:1", "file b file:-:1", "file c file:-:1", "file e file:x:1", "file f link:-:x", "file g file:-:1", "file h file:-:1",
+        "base x digest", "argument A 1", "argument B 1", "dockerfile Dockerfile 1", "parent p 1", "uses u 1", "schema  1", "platform  a/b",
+        "description  one",
+    )  # fmt: skip
+    after = inputs(
+        "file a file:x:1", "file b file:-:2", "file d file:-:1", "file e file:-:1", "file f link:-:y", "file g link:-:y", "file h file:x:2",
+        "base x " + "2" * 41, "argument A 2", "argument C 1", "dockerfile Dockerfile 2", "parent p 2", "uses u 2", "schema  2", "platform  a/c",
+        "description  two",
+    )  # fmt: skip
     assert changes(before, after) == [
-        ("base", "x changed"),
-        ("file", "a changed mode"),
+        ("argument", "A changed: 1 → 2"),
+        ("argument", "B removed"),
+        ("argument", "C added"),
+        ("base", f"x changed: digest → {'2' * 39}…"),
+        ("description", "changed"),
+        ("dockerfile", "Dockerfile changed"),
+        ("file", "a changed mode: executable"),
         ("file", "b changed"),
         ("file", "c removed"),
         ("file", "d added"),
+        ("file", "e changed mode: not executable any more"),
+        ("file", "f changed target: x → y"),
+        ("file", "g changed kind: file → link"),
+        ("file", "h changed, and changed mode: executable"),
+        ("parent", "p changed"),
+        ("platform", "changed: a/b → a/c"),
+        ("schema", "changed: 1 → 2"),
+        ("uses", "u changed"),
     ]
     assert changes(before, before) == []
+
+
+def inputs(*lines: str) -> list[Input]:
+    return [Input(*line.split(" ")) for line in lines]
+
+
+def test_an_argument_that_is_empty_or_strange_is_shown() -> None:
+    assert changes([Input("argument", "A", "")], [Input("argument", "A", "a\nb")]) == [("argument", r"A changed: (empty) → a\nb")]
 
 
 def test_reasons_stay_on_one_line_of_any_terminal() -> None:

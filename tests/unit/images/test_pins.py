@@ -176,7 +176,7 @@ def test_a_lock_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
 def plan(hierarchy: Hierarchy, bases: Bases, registry: Mapping[str, str], context: Path) -> BuildPlan:
     """A plan in which every image has the same context, and the engine nothing."""
     contexts = dict.fromkeys(hierarchy.names, read_context(context))
-    fingerprints = make_fingerprints(hierarchy, bases, contexts, dict.fromkeys(hierarchy.names, ("BASE_IMAGE",)))
+    fingerprints = make_fingerprints(hierarchy, bases, contexts)
     return plan_build(hierarchy, Revision("main", "1" * 40), bases, contexts, fingerprints, (), {}, registry, {})
 
 

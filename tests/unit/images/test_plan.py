@@ -13,9 +13,8 @@ from pipeline.config import read_config
 from pipeline.engine_image import EngineImage
 from pipeline.images.bases import Base, Bases
 from pipeline.images.context import read_context
-from pipeline.images.fingerprint import Fingerprint, Input, make_fingerprint
+from pipeline.images.fingerprint import SCHEMA, Fingerprint, Input, make_fingerprint
 from pipeline.images.hierarchy import read_hierarchy
-from pipeline.images.ignore import parse_ignore
 from pipeline.images.plan import BuildPlan, Step, find_dirty, plan_build
 from pipeline.revision import Revision
 
@@ -77,7 +76,7 @@ def test_never_built_anywhere(facts: Facts) -> None:
 
 
 def test_built_before_and_changed_since(facts: Facts) -> None:
-    facts.recorded["root"] = (Input("file", "x", "file:-:before"), Input("schema", "", "1"))
+    facts.recorded["root"] = (Input("file", "x", "file:-:before"), Input("schema", "", SCHEMA))
     step = facts.plan()["root"]
     assert outcome(step) == ("build", ["file"])
     assert step.reasons[0].what == "x changed"
@@ -207,7 +206,10 @@ def test_the_document_for_programs(facts: Facts) -> None:
 
 def dirty_of(root: Path, *changed: str, ignore: str = "", pinned: tuple[str, ...] = ()) -> frozenset[str]:
     hierarchy = read_hierarchy(read_config(root))
-    return find_dirty(hierarchy, changed, dict.fromkeys(hierarchy.names, parse_ignore(ignore)), pinned)
+    for definition in hierarchy:
+        (root / definition.context / ".dockerignore").write_text(ignore)
+    contexts = {definition.name: read_context(root / definition.context) for definition in hierarchy}
+    return find_dirty(hierarchy, changed, contexts, pinned)
 
 
 @pytest.mark.parametrize(
@@ -232,6 +234,14 @@ def test_what_the_context_leaves_out_dirties_nothing(facts: Facts) -> None:
     assert dirty_of(facts.root, "dockerfiles/leaf/Dockerfile", ignore="*") == {"leaf"}
 
 
+def test_what_no_instruction_reads_dirties_nothing(facts: Facts) -> None:
+    (facts.root / "dockerfiles/leaf/Dockerfile").write_text(DOCKERFILE + "COPY src/*.txt lib/x /\n")
+    for path in ("README.md", "src/a.md", "src/a/b.txt", "lib/y", "libx"):
+        assert dirty_of(facts.root, f"dockerfiles/leaf/{path}") == set()
+    for path in ("src/a.txt", "src/a.txt/b", "lib", "lib/x", "lib/x/y"):  # a link in place of lib would be followed
+        assert dirty_of(facts.root, f"dockerfiles/leaf/{path}") == {"leaf"}
+
+
 def test_an_uncommitted_pin_dirties_what_it_pins(facts: Facts) -> None:
     assert dirty_of(facts.root, "pipeline.lock", pinned=("ubuntu:24.04",)) == {"root", "child", "leaf"}
     assert dirty_of(facts.root, "pipeline.lock", pinned=("other:1",)) == set()
@@ -239,5 +249,5 @@ def test_an_uncommitted_pin_dirties_what_it_pins(facts: Facts) -> None:
 
 def test_a_context_that_is_the_whole_project(project: MakeProject) -> None:
     config = "registry: r.example\nnamespace: t\nimages: [image.yaml]\n"
-    root = project({"pipeline.yaml": config, "image.yaml": "from: x\nname: app", "Dockerfile": DOCKERFILE})
+    root = project({"pipeline.yaml": config, "image.yaml": "from: x\nname: app", "Dockerfile": DOCKERFILE + "COPY . /\n"})
     assert dirty_of(root, "anything") == {"app"}

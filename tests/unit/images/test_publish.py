@@ -25,6 +25,7 @@ from pipeline.images.context import read_context
 from pipeline.images.fingerprint import Fingerprint, Input, make_fingerprint
 from pipeline.images.hierarchy import read_hierarchy
 from pipeline.images.plan import BuildPlan, plan_build
+from pipeline.images.progress import PlainLines
 from pipeline.images.publish import check_publishable, promote_release, publish_release, push_images
 from pipeline.images.release import Relation, Release, Releases, blob_digest, encode_inputs, judge_move, write_release
 from pipeline.reference import Reference
@@ -139,8 +140,7 @@ def make_plan(images: MakeProject) -> MakePlan:
     return make
 
 
-def quiet(_line: str) -> None:
-    pass
+quiet = PlainLines(lambda _line: None)
 
 
 def publish(plan: BuildPlan, shelf: MemoryShelf, relation: Relation = "forward", committed: int = 100) -> Release:
@@ -168,7 +168,7 @@ def test_published_already_writes_nothing(make_plan: MakePlan) -> None:
     first = publish(make_plan(shelf), shelf)
     shelf.writes.clear()
     said: list[str] = []
-    results = push_images(make_plan(shelf), shelf, shelf, said.append)
+    results = push_images(make_plan(shelf), shelf, shelf, PlainLines(said.append))
     assert publish(make_plan(shelf), shelf) == first
     assert shelf.writes == []
     assert {result.action for result in results} == {"none", "skip"}
@@ -327,7 +327,7 @@ def test_a_branch_moves_forward_only(make_plan: MakePlan) -> None:
     publish(new, shelf)
     said: list[str] = []
     release = publish_release(old, push_images(old, shelf, shelf, quiet), shelf, Releases(ListingShelf(shelf)), 50, quiet)
-    assert not promote_release(release, shelf, Releases(ListingShelf(shelf)), lambda _old, _new: "backward", said.append)
+    assert not promote_release(release, shelf, Releases(ListingShelf(shelf)), lambda _old, _new: "backward", PlainLines(said.append))
     assert said == ["branch tag main: stays at main-222222222222 (222222222222 is newer)"]
     assert Releases(ListingShelf(shelf)).read("main") == Releases(ListingShelf(shelf)).read("main-222222222222")
     assert promote_release(release, shelf, Releases(ListingShelf(shelf)), lambda _old, _new: "backward", quiet, force=True)

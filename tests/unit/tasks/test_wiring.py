@@ -74,7 +74,7 @@ class Engine:
 
     def describe(self, name: str) -> dict[str, object]:
         image_id, digests = self.images[name]
-        return {"Id": image_id, "RepoTags": [name], "RepoDigests": digests, "Size": 1, "Created": 1}
+        return {"Id": image_id, "RepoTags": [name], "RepoDigests": digests, "Size": 1, "Created": 1, "Os": "linux", "Architecture": "amd64"}
 
     def close(self) -> None:
         self._server.shutdown()
