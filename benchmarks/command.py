@@ -15,6 +15,7 @@ from benchmarks.change import measure_change
 from benchmarks.measure import BenchmarkError
 from benchmarks.report import as_document, describe_machine, show
 from benchmarks.scale import draw_scale, measure_explain, measure_scale
+from benchmarks.scheduling import measure_scheduling
 from benchmarks.stage import Stage
 
 CASES: dict[str, Callable[[Stage, int], list[Outcome]]] = {
@@ -23,6 +24,7 @@ CASES: dict[str, Callable[[Stage, int], list[Outcome]]] = {
     "explain": measure_explain,
     "change": measure_change,
     "scale": measure_scale,
+    "scheduling": measure_scheduling,
     "list": measure_list,
     "itest": measure_itest,
 }

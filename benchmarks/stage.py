@@ -103,6 +103,10 @@ class Stage:
         containers = docker("ps", "--all", "--quiet", "--filter", f"label={PROJECT}={self.namespace}").split()
         if containers:
             docker("rm", "--force", "--volumes", *containers)
+        for depth in ("*", "*/*"):  # what is built on another base does not inherit the label
+            tags = docker("images", "--format", "{{.Repository}}:{{.Tag}}", "--filter", f"reference=*/{self.namespace}/{depth}").split()
+            for first in range(0, len(tags), 500):
+                docker("rmi", "--force", *tags[first : first + 500])
         self._folder.cleanup()
 
 

@@ -29,6 +29,7 @@ from pipeline.reference import Reference, parse_reference
 API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
 PUSHING = Patience(total=300.0, first=0.2, longest=5.0)
 PULLING = Patience(total=120.0, first=0.2, longest=5.0)
+LOGINS = 10  # attempts of an engine that is not let in where we are: its tokens may have expired again and again
 _NOT_THERE = ("does not exist locally", "no such image", "manifest unknown", "tag does not exist")
 _LAYER_DONE = ("Pushed", "Layer already exists", "Mounted from", "Pull complete", "Already exists")
 _HINT = "Start the engine, or choose another one: docker context use NAME, or DOCKER_HOST. See: invoke doctor"
@@ -173,33 +174,45 @@ class DockerImages:
         """
         query = urllib.parse.urlencode({"tag": reference.tag})
         headers = _auth(reference.registry) or {"X-Registry-Auth": "e30="}
-        transfer = self._transfer(f"/images/{reference.name}/push?{query}", headers, reference, "pushed", PUSHING)
+        path = f"/images/{reference.name}/push?{query}"
+        transfer = self._transfer(path, headers, reference, "pushed", PUSHING)
         if not transfer.digest:
             raise EngineError(f"{reference} was pushed, but the engine does not say as what", "See the engine's log.")
         return transfer.digest
 
-    def _transfer(self, path: str, headers: dict[str, str], reference: Reference, done: str, patience: Patience) -> _Transfer:
+    def _transfer(
+        self,
+        path: str,
+        headers: dict[str, str],
+        reference: Reference,
+        done: str,
+        patience: Patience,
+    ) -> _Transfer:
         """Have the engine push or pull; again where the registry falters. The patience begins anew with each layer that is done."""
-        failures, most, end = 0, 0, 0.0
+        failures = doubtful = most = 0
+        end = 0.0
         while True:
             transfer = _Transfer()
             try:
                 for event in self._stream("POST", path, headers=headers):
                     transfer.note(event)
                 return transfer
-            except _NotFoundError as error:
-                raise _missing(reference, done, error.message) from error
             except EngineError as error:
                 if isinstance(error, _EngineGoneError):
                     raise
-                if any(sign in error.message.lower() for sign in _NOT_THERE):
+                if isinstance(error, _NotFoundError) or any(sign in error.message.lower() for sign in _NOT_THERE):
                     raise _missing(reference, done, error.message) from error
                 verdict = judge_engine(reference.registry, f"{reference} cannot be {done}", error.message)
-                failures += 1
+                doubtful = doubtful + 1 if verdict.attempts else 0
+                attempts = verdict.attempts
+                if verdict.is_login:
+                    _check_login(reference, write=done == "pushed")
+                    attempts = LOGINS
                 if transfer.layers > most or not end:
                     most, end = max(most, transfer.layers), time.monotonic() + patience.total
+                failures += 1
                 pause = patience.pause(failures)
-                if failures == verdict.attempts or time.monotonic() + pause > end:
+                if (attempts and doubtful >= attempts) or time.monotonic() + pause > end:
                     raise verdict.error from error
             try:
                 self._connections.wait(pause)
@@ -260,8 +273,14 @@ class DockerImages:
 
     def _lines(self, connection: http.client.HTTPConnection, response: http.client.HTTPResponse) -> Iterator[bytes]:
         try:
-            yield from response
-            response.read()  # iterating does not end the response, which would keep the connection from its next request
+            rest = b""
+            while data := response.read1(1 << 16):  # iterating over lines would take a connection that breaks for the end
+                *lines, rest = (rest + data).split(b"\n")
+                yield from lines
+            if response.length:
+                raise http.client.IncompleteRead(rest, response.length)
+            response.read()  # ends the response, which would keep the connection from its next request
+            yield rest
         except (OSError, http.client.HTTPException) as error:
             raise _gone(self._endpoint, error) from error
         else:
@@ -337,6 +356,19 @@ def _hint_for(message: str) -> str:
 
 def _platform(*parts: str | None) -> str:
     return "/".join(part for part in parts if part)
+
+
+def _check_login(reference: Reference, write: bool) -> None:
+    """Raise RegistryRefusedError where we are not let in either; the engine's word alone may be about a token that has expired."""
+    from contextlib import closing
+
+    from pipeline.adapters.registry import Registry
+
+    with closing(Registry(reference.registry)) as registry:
+        if write:
+            registry.check_writable(reference.repository)
+        else:
+            registry.digest(reference)
 
 
 def _missing(reference: Reference, done: str, message: str) -> ImageUnavailableError:

@@ -44,10 +44,14 @@ _IN_CLEAR = "server gave http response to https client"
 
 
 class Verdict(NamedTuple):
-    """An error, and in how many attempts it may be had: 1 for what is final, 0 for as many as there is time for."""
+    """An error, and whether it may be got over: in how many attempts on end (0: as many as there is time for; 1: it is final).
+
+    `is_login`: nobody was let in, which is said of a token, too, that has expired in the middle of it.
+    """
 
     error: PipelineError
     attempts: int
+    is_login: bool = False
 
 
 def judge_status(registry: str, what: str, status: int, said: str, is_known: bool = False) -> RegistryRefusedError:
@@ -96,13 +100,13 @@ def judge_engine(registry: str, what: str, said: str) -> Verdict:
     if status not in TRANSIENT and (isinstance(refusal, TagImmutableError) or _FULL.search(words) or _READ_ONLY.search(words)):
         return Verdict(refusal, 1)
     if status == 401:
-        return Verdict(refusal, FEW)  # said of a token, too, that has just expired
+        return Verdict(refusal, FEW, is_login=True)
     if status in TRANSIENT or (not status and _PASSING.search(words)):
         return Verdict(RegistryUnreachableError(what, START_HINT), 0)
     if status:
         return Verdict(refusal, 1)
     if _LOGIN.search(words):
-        return Verdict(refusal, FEW)
+        return Verdict(refusal, FEW, is_login=True)
     return Verdict(refusal, 1 if _DENIED.search(words) or _UNKNOWN_NAME.search(words) else FEW)
 
 

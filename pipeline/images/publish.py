@@ -83,6 +83,8 @@ def push_images(
     `abort` breaks off what is under way, and is called when a person or a CI server interrupts.
     """
     steps = [step for step in plan.steps if step.action != "skip"]
+    for step in steps:
+        progress(Event(step.name, "waiting"))
     commits = dict(zip((step.name for step in steps), shelf.digests([step.commit for step in steps]), strict=True))
     for step in steps:  # before anything is pushed
         if step.registry_digest:

@@ -448,7 +448,7 @@ class _Source:
         try:
             found = self._engine.remote_image(reference)
         except ImageUnavailableError:
-            if image := self._engine.find_image(reference):  # what is taken instead
+            if self._engine.find_image(reference):  # what is taken instead
                 self._check_platform(reference, [self._engine.platform_of(reference)])
             raise
         # The engine looks into lists of images and into Docker's own manifests, and not into OCI ones (seen with 26.1).

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,14 @@ BOTH_STORES = (  # the files whose tests hold for an engine with either image st
     "test_clean_and_doctor.py",
     "test_failures.py",
     "test_kills.py",
-    "test_registries.py",
+)
+NOT_TWICE = (  # words in the names of those tests in them that never come to an image, or are long and would say nothing new
+    "bootstrapped",
+    "doctor",
+    "dry_run",
+    "no_engine_at_all",
+    "only_without_a_name",
+    "wants_a_login",
 )
 _MACHINE = {name: os.environ[name] for name in ("DOCKER_HOST", "DOCKER_CONTEXT") if name in os.environ}  # its engine
 
@@ -58,7 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--store") == "machine":
         return
-    wanted = [item for item in items if item.path.name in BOTH_STORES or item.get_closest_marker("both_stores")]
+    in_files = [item for item in items if item.path.name in BOTH_STORES and not any(word in item.name for word in NOT_TWICE)]
+    wanted = [item for item in items if item in in_files or item.get_closest_marker("both_stores")]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted
 
@@ -316,9 +325,11 @@ def project(tmp_path: Path, engine: docker.DockerClient, registry: RegistryConta
 
 
 def remove_images(engine: docker.DockerClient, pattern: str) -> None:
+    """Remove every tag of a repository that matches; an engine may list an image's other tags with them."""
     for image in engine.images.list(filters={"reference": pattern}):
         for tag in image.tags:
-            engine.images.remove(tag, force=True)
+            if fnmatch(tag.rpartition(":")[0], pattern):
+                engine.images.remove(tag, force=True)
 
 
 @pytest.fixture

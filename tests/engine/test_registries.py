@@ -290,7 +290,7 @@ def test_tokens_of_a_user(small: Project, engine: docker.DockerClient, guarded: 
     assert not seen
     assert PASSWORD not in written_by(small, engine, guarded)
     assert {asked.user for asked in tokens.asked} == {"builder"}
-    scopes = {scope for asked in tokens.asked for scope in asked.scopes}
+    scopes = {scope for asked in tokens.asked if asked.agent == "pipeline" for scope in asked.scopes}  # an engine mounts layers, too
     assert {scope.split(":")[1].partition("/")[0] for scope in scopes} == {small.namespace}  # for nobody else's repositories
     tokens.asked.clear()
     small.invoke("plan")

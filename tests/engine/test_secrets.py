@@ -20,6 +20,8 @@ import pytest
 from tests.engine.conftest import Project, RegistryContainer, remove_images, run_registry
 from tests.engine.test_failures import watched_command_lines
 
+pytestmark = pytest.mark.both_stores
+
 # Random enough that nothing else holds them, and each of them known by its first part alone.
 MAVEN = "maven-4f1c9d72e8"
 TOKEN = "token-a83b6e05d1"
@@ -76,9 +78,9 @@ def recorded_docker(secretive: Project, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def own_registry(engine: docker.DockerClient, secretive: Project) -> Iterator[RegistryContainer]:
+def own_registry(machine: docker.DockerClient, engine: docker.DockerClient, secretive: Project) -> Iterator[RegistryContainer]:
     """A registry that holds nothing else, so that each of its bytes can be looked at."""
-    server = run_registry(engine)
+    server = run_registry(machine)
     secretive.environment["PIPELINE_REGISTRY"] = server.host
     yield server
     remove_images(engine, f"{server.host}/{secretive.namespace}/*")

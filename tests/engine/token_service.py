@@ -28,8 +28,9 @@ ISSUER = "tokens.test"
 
 @dataclass(frozen=True)
 class Asked:
-    """One request for a token: who (empty: nobody), how, for what, and what was granted. No secret is kept."""
+    """One request for a token: by which program, who (empty: nobody), how, for what, and what was granted. No secret is kept."""
 
+    agent: str
     user: str
     kind: str  # basic, anonymous, refresh_token
     scopes: tuple[str, ...]
@@ -65,7 +66,7 @@ class TokenService:
                     self._answer(401, {"details": "incorrect username or password"})
                     return
                 scopes = [scope for value in query.get("scope", []) for scope in value.split()]
-                answer = outer._grant(user, "basic" if user else "anonymous", scopes)
+                answer = outer._grant(self.headers.get("User-Agent", ""), user, "basic" if user else "anonymous", scopes)
                 if user and outer.hands_out_identity_tokens and query.get("offline_token") == ["true"]:
                     answer["refresh_token"] = outer._new_refresh_token(user)
                 self._answer(200, answer)
@@ -77,7 +78,8 @@ class TokenService:
                     outer.refused += 1
                     self._answer(401, {"details": "no such refresh token"})
                     return
-                answer = outer._grant(user, "refresh_token", [scope for value in body.get("scope", []) for scope in value.split()])
+                scopes = [scope for value in body.get("scope", []) for scope in value.split()]
+                answer = outer._grant(self.headers.get("User-Agent", ""), user, "refresh_token", scopes)
                 self._answer(200, {**answer, "access_token": answer["token"]})
 
             def _answer(self, status: int, document: dict[str, Any]) -> None:
@@ -119,7 +121,7 @@ class TokenService:
         self._refresh_tokens[token] = user
         return token
 
-    def _grant(self, user: str, kind: str, scopes: list[str]) -> dict[str, Any]:
+    def _grant(self, agent: str, user: str, kind: str, scopes: list[str]) -> dict[str, Any]:
         """A token with those of the actions asked for that the user has a right to: fewer than asked for is no error."""
         access = []
         for scope in scopes:
@@ -128,7 +130,8 @@ class TokenService:
             granted = sorted(set(actions.split(",")) & self.rights.get(user, frozenset()))
             if what == "repository" and granted:
                 access.append({"type": what, "name": name, "actions": granted})
-        self.asked.append(Asked(user, kind, tuple(scopes), tuple(f"{item['name']}:{','.join(item['actions'])}" for item in access)))
+        granted_scopes = tuple(f"{item['name']}:{','.join(item['actions'])}" for item in access)
+        self.asked.append(Asked(agent, user, kind, tuple(scopes), granted_scopes))
         now = int(time.time())
         claims = {
             "iss": ISSUER, "sub": user, "aud": SERVICE, "iat": now, "nbf": now - 10, "exp": now + self.lifetime,

@@ -32,6 +32,8 @@ class TlsServer:
         self._context, self._complaint, self._answer = context, complaint, answer
         self.peers: list[object] = []  # the certificates that clients showed
         self.in_clear = 0
+        self.waits = False  # a complaint, but the first one, until a request came over TLS
+        self._asked = threading.Event()
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.host = f"127.0.0.1:{self._socket.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -50,12 +52,16 @@ class TlsServer:
         with contextlib.suppress(OSError), client:
             if client.recv(1, socket.MSG_PEEK) != b"\x16":  # a TLS handshake record
                 self.in_clear += 1
+                is_first = self.in_clear == 1
                 client.recv(65536)
+                if self.waits and not is_first:
+                    self._asked.wait(5)
                 client.sendall(self._complaint.encode())
                 return
             with self._context.wrap_socket(client, server_side=True) as secure:
                 self.peers.append(secure.getpeercert())
                 while secure.recv(65536):
+                    self._asked.set()
                     secure.sendall(self._answer.encode())
 
 
@@ -118,6 +124,7 @@ def test_a_registry_on_this_machine_may_speak_tls_with_any_certificate(serve: Se
 
 def test_many_threads_find_out_at_the_same_time(serve: Serve) -> None:
     server = serve()
+    server.waits = True  # so that most threads have asked in clear while one has found out
     with contextlib.closing(Registry(server.host, lambda _host: None)) as registry, ThreadPoolExecutor(8) as pool:
         references = [Reference(server.host, "team/app", f"tag-{number}") for number in range(32)]
         assert set(pool.map(registry.digest, references)) == {DIGEST}
