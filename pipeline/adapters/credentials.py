@@ -6,7 +6,9 @@ The helpers' protocol is docker-credential-helpers': `get` with the registry on 
 from __future__ import annotations
 
 import base64
+import functools
 import json
+import os
 import subprocess
 from dataclasses import dataclass, field
 from typing import Any
@@ -44,7 +46,7 @@ def read_credentials(registry: str) -> Credentials | None:
     helpers = config.get("credHelpers") or {}
     helper = helpers.get(key) or helpers.get(registry) or config.get("credsStore")
     if helper:
-        return _ask_helper(str(helper), key)
+        return _ask_helper(str(helper), key, os.environ.get("PATH", ""))
     entry = next((value for name, value in (config.get("auths") or {}).items() if name == key or _host(name) == key), None)
     return _from_entry(entry) if isinstance(entry, dict) else None
 
@@ -62,7 +64,8 @@ def _from_entry(entry: dict[str, Any]) -> Credentials | None:
     return Credentials("", "", token) if token else None
 
 
-def _ask_helper(helper: str, key: str) -> Credentials | None:
+@functools.cache  # the engine is given credentials with each image, and a helper may take a second
+def _ask_helper(helper: str, key: str, _path: str) -> Credentials | None:
     program = f"docker-credential-{helper}"
     try:
         result = subprocess.run([program, "get"], input=key, capture_output=True, text=True, timeout=30, check=False)

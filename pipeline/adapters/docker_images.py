@@ -21,9 +21,9 @@ from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import read_credentials
 from pipeline.adapters.docker_context import Endpoint
 from pipeline.adapters.patience import Patience
-from pipeline.adapters.refusals import judge_engine
+from pipeline.adapters.refusals import IMMUTABLE_HINT, Verdict, judge_engine
 from pipeline.engine_image import EngineImage
-from pipeline.errors import EngineError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError
+from pipeline.errors import EngineError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError, TagImmutableError
 from pipeline.reference import Reference, parse_reference
 
 API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
@@ -205,9 +205,9 @@ class DockerImages:
                 verdict = judge_engine(reference.registry, f"{reference} cannot be {done}", error.message)
                 doubtful = doubtful + 1 if verdict.attempts else 0
                 attempts = verdict.attempts
-                if verdict.is_login:
-                    _check_login(reference, write=done == "pushed")
-                    attempts = LOGINS
+                if verdict.is_login or verdict.is_bare:
+                    _ask_registry(reference, verdict, write=done == "pushed")
+                    attempts = LOGINS if verdict.is_login else attempts
                 if transfer.layers > most or not end:
                     most, end = max(most, transfer.layers), time.monotonic() + patience.total
                 failures += 1
@@ -358,8 +358,11 @@ def _platform(*parts: str | None) -> str:
     return "/".join(part for part in parts if part)
 
 
-def _check_login(reference: Reference, write: bool) -> None:
-    """Raise RegistryRefusedError where we are not let in either; the engine's word alone may be about a token that has expired."""
+def _ask_registry(reference: Reference, verdict: Verdict, write: bool) -> None:
+    """Find out more about a refusal than the engine says. Raises RegistryRefusedError where we are refused as well.
+
+    The engine's word alone may be about a token that has expired, and is sometimes a mere status.
+    """
     from contextlib import closing
 
     from pipeline.adapters.registry import Registry
@@ -367,8 +370,9 @@ def _check_login(reference: Reference, write: bool) -> None:
     with closing(Registry(reference.registry)) as registry:
         if write:
             registry.check_writable(reference.repository)
-        else:
-            registry.digest(reference)
+        there = registry.digest(reference)
+    if write and there and verdict.is_bare:
+        raise TagImmutableError(f"{verdict.error.message} (that tag names {there[:19]}…, and other things may be written)", IMMUTABLE_HINT)
 
 
 def _missing(reference: Reference, done: str, message: str) -> ImageUnavailableError:

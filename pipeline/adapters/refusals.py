@@ -15,6 +15,7 @@ from pipeline.adapters.registry_transport import plain_hint, tls_hint
 from pipeline.errors import PipelineError, RegistryRefusedError, RegistryUnreachableError, TagImmutableError
 
 START_HINT = "Start it (a local one: invoke registry.start), or name another one: registry in pipeline.yaml, or PIPELINE_REGISTRY."
+IMMUTABLE_HINT = "The registry lets nobody overwrite this tag. Allow it for this repository, or remove the tag there and push again."
 FEW = 3  # attempts where it is doubtful that another one helps
 _IMMUTABLE = re.compile(
     r"immutab|cannot be overwritten|already exists in the .* repository|imagetagalreadyexists|overwrit|redeploy"
@@ -23,7 +24,7 @@ _IMMUTABLE = re.compile(
 _FULL = re.compile(r"quota|insufficient storage|no space left|not enough (disk )?space|storage limit|too large|exceeds? .*limit")
 _READ_ONLY = re.compile(r"read[- ]?only|\bunsupported\b|not allowed on this|method not allowed|maintenance mode|write.* disabled")
 _UNKNOWN_NAME = re.compile(r"name unknown|name_unknown|repository .*(does not exist|not found)|project .*not found")
-_LOGIN = re.compile(r"unauthorized|authentication required|no basic auth|invalid token")
+_LOGIN = re.compile(r"unauthorized|authentication required|no basic auth|invalid[_ ]token|authorization failed|require authorization")
 _DENIED = re.compile(r"denied|forbidden|not permitted|permission")
 
 # What an engine says of a failure, which is not always a status. Written in Go: its network errors, and those of the engine's
@@ -46,12 +47,14 @@ _IN_CLEAR = "server gave http response to https client"
 class Verdict(NamedTuple):
     """An error, and whether it may be got over: in how many attempts on end (0: as many as there is time for; 1: it is final).
 
-    `is_login`: nobody was let in, which is said of a token, too, that has expired in the middle of it.
+    `is_login`: nobody was let in, which is said of a token, too, that has expired in the middle of it. `is_bare`: a refusal by
+    its status alone; the containerd image store keeps a registry's words to itself.
     """
 
     error: PipelineError
     attempts: int
     is_login: bool = False
+    is_bare: bool = False
 
 
 def judge_status(registry: str, what: str, status: int, said: str, is_known: bool = False) -> RegistryRefusedError:
@@ -61,9 +64,7 @@ def judge_status(registry: str, what: str, status: int, said: str, is_known: boo
     """
     words = said.lower()
     if _IMMUTABLE.search(words) and status not in (401, 405):
-        return TagImmutableError(
-            what, "The registry lets nobody overwrite this tag. Allow it for this repository, or remove the tag there and push again."
-        )
+        return TagImmutableError(what, IMMUTABLE_HINT)
     if status in (413, 507) or _FULL.search(words):
         return RegistryRefusedError(
             what,
@@ -104,7 +105,7 @@ def judge_engine(registry: str, what: str, said: str) -> Verdict:
     if status in TRANSIENT or (not status and _PASSING.search(words)):
         return Verdict(RegistryUnreachableError(what, START_HINT), 0)
     if status:
-        return Verdict(refusal, 1)
+        return Verdict(refusal, 1, is_bare=True)
     if _LOGIN.search(words):
         return Verdict(refusal, FEW, is_login=True)
     return Verdict(refusal, 1 if _DENIED.search(words) or _UNKNOWN_NAME.search(words) else FEW)

@@ -79,8 +79,11 @@ def changes(before: Iterable[Input], after: Iterable[Input]) -> list[tuple[str, 
         if old.get(key) != new.get(key):
             kind, name = key
             how = "added" if key not in old else "removed" if key not in new else _how(kind, old[key], new[key])
-            found.append((kind, f"{_printable(name)} {how}".strip()))
+            found.append((kind, f"{_printable(name) or _NAMELESS.get(kind, kind)} {how}"))
     return found
+
+
+_NAMELESS = {"schema": "schema version"}
 
 
 def _how(kind: str, old: str, new: str) -> str:

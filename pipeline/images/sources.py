@@ -1,8 +1,8 @@
 """What a Dockerfile reads of its build context, as a selection of paths that is never too narrow.
 
-The sources of COPY and ADD (shell and JSON form) and of RUN --mount=type=bind without `from`. A plain path or one with `*` and `?` is followed as it stands. Whatever is not plain (quotes, escapes, `**`, a parent folder, a variable in
-the first place) selects the folder in front of it, or the whole context. Being too wide costs a needless build; being too narrow
-would hide a file from BuildKit.
+The sources of COPY and ADD (shell and JSON form) and of RUN --mount=type=bind without `from`. A plain path, or one with `*` and `?`,
+is followed as it stands. What is not plain (a variable, `[`, `**`) selects the folder in front of it; quotes, escapes and parent
+folders select the whole context. Being too wide costs a needless build; being too narrow would hide a file from BuildKit.
 """
 
 from __future__ import annotations

@@ -137,13 +137,6 @@ def tls_registry(
     container.container.remove(force=True, v=True)
 
 
-@pytest.fixture
-def own_network(tested: SecondEngine | None) -> None:
-    """The engine under test reaches the containers of the machine's own."""
-    if tested is not None:
-        pytest.skip("the engine under test reaches nothing but 127.0.0.1")
-
-
 def off_loopback(server: RegistryContainer) -> str:
     """HOST:PORT by which this machine reaches a registry's container without a published port: no loopback address."""
     server.container.reload()
@@ -168,11 +161,11 @@ def trusted(host: str, authority: Identity) -> Iterator[None]:
                 CERTIFICATES.rmdir()
 
 
+@pytest.mark.both_stores
 def test_tls_on_this_machine_needs_nobodys_trust(small: Project, engine: docker.DockerClient, tls_registry: RegistryContainer) -> None:
     prove_published(at(small, tls_registry.host), engine)
 
 
-@pytest.mark.usefixtures("own_network")
 def test_a_company_authority_where_docker_looks_for_it(
     small: Project, engine: docker.DockerClient, tls_registry: RegistryContainer, authority: Identity
 ) -> None:
@@ -194,7 +187,6 @@ def test_an_authority_that_nobody_trusts(small: Project, tls_registry: RegistryC
     assert refused.returncode == 30, refused.stderr
 
 
-@pytest.mark.usefixtures("own_network")
 def test_an_authority_in_ssl_cert_file(small: Project, tls_registry: RegistryContainer, authority: Identity, tmp_path: Path) -> None:
     bundle = tmp_path / "company.crt"
     bundle.write_bytes(authority.certificate_pem)
@@ -244,6 +236,7 @@ def credential_helper(project: Project, folder: Path, secret: str, user: str = "
     project.environment["PATH"] = f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
+@pytest.mark.both_stores
 def test_a_credential_helper(small: Project, engine: docker.DockerClient, basic: RegistryContainer, tmp_path: Path) -> None:
     credential_helper(small, tmp_path, PASSWORD)
     configure_docker(small, {"credHelpers": {basic.host: "company"}})
@@ -282,6 +275,7 @@ def guarded(start: Start, tokens: TokenService, tmp_path: Path) -> RegistryConta
     return start(tmp_path, {bundle: tokens.authority.certificate_pem}, **tokens.settings(bundle))
 
 
+@pytest.mark.both_stores
 def test_tokens_of_a_user(small: Project, engine: docker.DockerClient, guarded: RegistryContainer, tokens: TokenService) -> None:
     assert docker_login(at(small, guarded.host), guarded.host, "builder", PASSWORD) == 0
     tokens.asked.clear()
@@ -297,6 +291,7 @@ def test_tokens_of_a_user(small: Project, engine: docker.DockerClient, guarded: 
     assert {scope.rpartition(":")[2] for asked in tokens.asked for scope in asked.scopes} == {"pull"}  # and for no more than is done
 
 
+@pytest.mark.both_stores
 def test_an_identity_token(small: Project, engine: docker.DockerClient, guarded: RegistryContainer, tokens: TokenService) -> None:
     tokens.hands_out_identity_tokens = True
     assert docker_login(at(small, guarded.host), guarded.host, "builder", PASSWORD) == 0
@@ -378,6 +373,7 @@ def push_base(engine: docker.DockerClient, image: str, target: str) -> None:
     engine.images.remove(target)
 
 
+@pytest.mark.both_stores
 def test_pulling_from_a_virtual_address(
     small: Project, engine: docker.DockerClient, registry: RegistryContainer, start: Start, tiny_image: str
 ) -> None:
@@ -401,6 +397,7 @@ def test_pulling_from_a_virtual_address(
     assert [line for line in virtual.log() if f"/v2/team/{small.namespace}/lower/manifests/" in line]
 
 
+@pytest.mark.both_stores
 def test_a_mirror_of_public_images(small: Project, engine: docker.DockerClient, start: Start, tiny_image: str) -> None:
     mirror = start()
     name = f"{small.namespace}:1"  # Docker Hub's, as a Dockerfile's author would write it; it has no such image, reachable or not
@@ -433,6 +430,7 @@ def never_again(proxy: HostileRegistry, method: str, path: str, _content: bytes)
         return Refusal(412, IMMUTABLE) if registry.digest(Reference(proxy.target, repository, tag)) else None
 
 
+@pytest.mark.both_stores
 def test_overwriting_denied_stops_the_branchs_tags_only(small: Project, registry: RegistryContainer) -> None:
     with hostile_registry(registry.host, refuse=never_again) as strict:
         at(small, strict.host).invoke("build", "push")
@@ -483,6 +481,7 @@ def writes(log: list[str]) -> list[str]:
     return [line for line in log if not re.search(r'"(GET|HEAD) ', line)]
 
 
+@pytest.mark.both_stores
 def test_a_base_for_another_platform_is_not_built_upon(
     small: Project, engine: docker.DockerClient, registry: RegistryContainer, foreign_image: str
 ) -> None:
@@ -499,6 +498,7 @@ def test_a_base_for_another_platform_is_not_built_upon(
     assert not writes(registry.log()[before:])
 
 
+@pytest.mark.both_stores
 def test_an_image_of_another_platform_is_not_published(
     small: Project, engine: docker.DockerClient, registry: RegistryContainer, foreign_image: str
 ) -> None:

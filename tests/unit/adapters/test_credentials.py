@@ -86,6 +86,13 @@ def test_a_helper_is_asked_on_standard_input(configure: Configure, monkeypatch: 
     assert read_credentials(HOST) == Credentials("me", "secret")
 
 
+def test_a_helper_is_asked_once(configure: Configure, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = configure({"credsStore": "test"})
+    helper(folder, monkeypatch, f'echo asked >> {folder}/asked; echo \'{{"Username": "me", "Secret": "secret"}}\'')
+    assert [read_credentials(HOST), read_credentials(HOST)] == [Credentials("me", "secret")] * 2
+    assert (folder / "asked").read_text() == "asked\n"
+
+
 @pytest.mark.parametrize("key", ["https://index.docker.io/v1/", "docker.io"])
 def test_a_helper_of_docker_hub(configure: Configure, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     folder = configure({"credHelpers": {key: "test"}})

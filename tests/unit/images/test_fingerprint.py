@@ -160,7 +160,7 @@ def test_changes_in_words() -> None:
         ("argument", "B removed"),
         ("argument", "C added"),
         ("base", f"x changed: digest → {'2' * 39}…"),
-        ("description", "changed"),
+        ("description", "description changed"),
         ("dockerfile", "Dockerfile changed"),
         ("file", "a changed mode: executable"),
         ("file", "b changed"),
@@ -171,8 +171,8 @@ def test_changes_in_words() -> None:
         ("file", "g changed kind: file → link"),
         ("file", "h changed, and changed mode: executable"),
         ("parent", "p changed"),
-        ("platform", "changed: a/b → a/c"),
-        ("schema", "changed: 1 → 2"),
+        ("platform", "platform changed: a/b → a/c"),
+        ("schema", "schema version changed: 1 → 2"),
         ("uses", "u changed"),
     ]
     assert changes(before, before) == []
