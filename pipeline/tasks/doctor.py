@@ -124,7 +124,7 @@ def _credentials(config: Config) -> Iterator[Check]:
 
 
 def _ca(_config: Config) -> Iterator[Check]:
-    from pipeline.tasks.wiring import ca_bundle
+    from pipeline.tasks.workshop import ca_bundle
 
     path = ca_bundle()
     yield Check(

@@ -76,7 +76,8 @@ def release_diff(_context: Context, old: str, new: str = "", json: bool = False)
     """Say which images differ between two releases, and what they are made of that differs. Example: invoke release.diff main"""
     from pipeline.images.fingerprint import changes
     from pipeline.images.release import differences
-    from pipeline.tasks.wiring import ImageProject, together
+    from pipeline.tasks.shelf import together
+    from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(read_project(), say) as project:
         first, second = _find(project, old), _find(project, new)
