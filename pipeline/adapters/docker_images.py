@@ -12,8 +12,9 @@ import re
 import socket
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -21,7 +22,7 @@ from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import read_credentials
 from pipeline.adapters.docker_context import Endpoint
 from pipeline.adapters.patience import Patience
-from pipeline.adapters.refusals import IMMUTABLE_HINT, Verdict, judge_engine
+from pipeline.adapters.refusals import IMMUTABLE_HINT, START_HINT, Verdict, judge_engine
 from pipeline.engine_image import EngineImage
 from pipeline.errors import EngineError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError, TagImmutableError
 from pipeline.reference import Reference, parse_reference
@@ -29,6 +30,10 @@ from pipeline.reference import Reference, parse_reference
 API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
 PUSHING = Patience(total=300.0, first=0.2, longest=5.0)
 PULLING = Patience(total=120.0, first=0.2, longest=5.0)
+# Seconds without a change, where the engine goes on saying how things stand: the containerd image store does so ten times a
+# second, and after a connection that broke in the middle of an upload sometimes for ever (26.1, seen).
+STALLED_SENDING = 60.0  # a layer of which not another byte is taken
+STALLED = 300.0  # anything else: a registry may take minutes over a large layer once it has all of it
 LOGINS = 10  # attempts of an engine that is not let in where we are: its tokens may have expired again and again
 _NOT_THERE = ("does not exist locally", "no such image", "manifest unknown", "tag does not exist")
 _LAYER_DONE = ("Pushed", "Layer already exists", "Mounted from", "Pull complete", "Already exists")
@@ -58,13 +63,25 @@ class _Transfer:
 
     layers: int = 0
     digest: str = ""
+    _seen: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the last event of each layer
+    _moved: float = field(default_factory=time.monotonic)
 
     def note(self, event: Mapping[str, Any]) -> None:
+        """Raises _StalledError where the engine has said nothing new for too long."""
+        now, layer = time.monotonic(), str(event.get("id", ""))
+        if event != self._seen.get(layer):
+            self._seen[layer], self._moved = event, now
+        elif now - self._moved > (bound := STALLED_SENDING if self._is_sending() else STALLED):
+            raise _StalledError(f"the engine has made no progress for {bound:.0f} s")
         status = str(event.get("status", ""))
         # With the containerd image store, an engine says the digest in words only (seen with 26.1).
         said = re.search(r": digest: (sha256:[0-9a-f]{64}) size:", status)
         self.digest = str((event.get("aux") or {}).get("Digest") or (said[1] if said else self.digest))
         self.layers += status.startswith(_LAYER_DONE)
+
+    def _is_sending(self) -> bool:
+        progress = [event["progressDetail"] for event in self._seen.values() if event.get("progressDetail")]
+        return any(layer.get("current", 0) < layer.get("total", 0) for layer in progress)
 
 
 class DockerImages:
@@ -194,15 +211,19 @@ class DockerImages:
         while True:
             transfer = _Transfer()
             try:
-                for event in self._stream("POST", path, headers=headers):
-                    transfer.note(event)
+                with closing(self._stream("POST", path, headers=headers)) as events:
+                    for event in events:
+                        transfer.note(event)
                 return transfer
             except EngineError as error:
                 if isinstance(error, _EngineGoneError):
                     raise
-                if isinstance(error, _NotFoundError) or any(sign in error.message.lower() for sign in _NOT_THERE):
+                said = error.message.lower()
+                if any(sign in said for sign in _NOT_THERE) or (isinstance(error, _NotFoundError) and "access denied" not in said):
                     raise _missing(reference, done, error.message) from error
                 verdict = judge_engine(reference.registry, f"{reference} cannot be {done}", error.message)
+                if isinstance(error, _StalledError):
+                    verdict = Verdict(RegistryUnreachableError(verdict.error.message, START_HINT), 0)
                 doubtful = doubtful + 1 if verdict.attempts else 0
                 attempts = verdict.attempts
                 if verdict.is_login or verdict.is_bare:
@@ -238,7 +259,7 @@ class DockerImages:
 
     def _stream(
         self, method: str, path: str, body: IO[bytes] | None = None, headers: dict[str, str] | None = None
-    ) -> Iterator[dict[str, Any]]:
+    ) -> Generator[dict[str, Any], None, None]:
         """The engine's progress, one JSON object a line; an `error` among them is raised, since the call itself succeeds."""
         status, lines = self._send(method, path, body, headers or {})
         if status >= 400:
@@ -282,7 +303,11 @@ class DockerImages:
             response.read()  # ends the response, which would keep the connection from its next request
             yield rest
         except (OSError, http.client.HTTPException) as error:
+            connection.close()
             raise _gone(self._endpoint, error) from error
+        except GeneratorExit:
+            connection.close()  # nobody reads the rest, and the engine gives up what nobody waits for
+            raise
         else:
             self._connections.give_back(connection)
 
@@ -332,6 +357,10 @@ class _EngineGoneError(EngineError):
     pass
 
 
+class _StalledError(EngineError):
+    pass
+
+
 def _gone(endpoint: Endpoint, error: Exception) -> EngineError:
     if isinstance(error, PermissionError):
         return _EngineGoneError(
@@ -363,14 +392,14 @@ def _ask_registry(reference: Reference, verdict: Verdict, write: bool) -> None:
 
     The engine's word alone may be about a token that has expired, and is sometimes a mere status.
     """
-    from contextlib import closing
-
     from pipeline.adapters.registry import Registry
 
     with closing(Registry(reference.registry)) as registry:
         if write:
             registry.check_writable(reference.repository)
         there = registry.digest(reference)
+    if not write and not there:
+        raise verdict.error
     if write and there and verdict.is_bare:
         raise TagImmutableError(f"{verdict.error.message} (that tag names {there[:19]}…, and other things may be written)", IMMUTABLE_HINT)
 

@@ -24,7 +24,7 @@ _IMMUTABLE = re.compile(
 _FULL = re.compile(r"quota|insufficient storage|no space left|not enough (disk )?space|storage limit|too large|exceeds? .*limit")
 _READ_ONLY = re.compile(r"read[- ]?only|\bunsupported\b|not allowed on this|method not allowed|maintenance mode|write.* disabled")
 _UNKNOWN_NAME = re.compile(r"name unknown|name_unknown|repository .*(does not exist|not found)|project .*not found")
-_LOGIN = re.compile(r"unauthorized|authentication required|no basic auth|invalid[_ ]token|authorization failed|require authorization")
+_LOGIN = re.compile(r"unauthorized|authentication required|no basic auth|invalid[_ ]token|authorization failed|may require")
 _DENIED = re.compile(r"denied|forbidden|not permitted|permission")
 
 # What an engine says of a failure, which is not always a status. Written in Go: its network errors, and those of the engine's

@@ -105,11 +105,11 @@ def push_images(
 
 
 def publish_release(
-    plan: BuildPlan, results: Sequence[Result], shelf: Shelf, releases: Releases, committed: int, progress: Progress
+    plan: BuildPlan, results: Sequence[Result], shelf: Shelf, releases: Releases, committed: Callable[[], int], progress: Progress
 ) -> Release:
     """Keep the release of what was published, under the commit's tag; nothing is written where it is kept already.
 
-    `committed`: the commit's time, seconds since 1970.
+    `committed`: asks for the commit's time, seconds since 1970.
     """
     digests = {result.step.name: result.digest for result in results if result.digest}
     kept = releases.read(release_name(plan.revision))
@@ -124,7 +124,7 @@ def publish_release(
         zip((step.name for step in unknown), asked, strict=True)
     )
     inputs = {step.name: encode_inputs(step.fingerprint.inputs) for step in plan.steps if step.name in digests}
-    release = describe_release(plan, digests, sizes, inputs, committed)
+    release = describe_release(plan, digests, sizes, inputs, committed())
     releases.write(release, inputs)
     progress.say(f"release {release.tag}: published, {len(release.present)} images")
     return release

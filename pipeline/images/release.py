@@ -16,7 +16,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -123,11 +123,17 @@ class Releases:
 
     shelf: ReleaseShelf
     together: Together = map
+    _documents: dict[str, Release] = field(default_factory=dict)  # digest → what it says, which never changes
 
     def read(self, tag: str) -> Release | None:
         """The release a tag names; None where there is none."""
         manifest = self.shelf.manifest(tag)
-        return None if manifest is None else _decode(self.shelf.blob(_config_digest(manifest, tag)), tag)
+        if manifest is None:
+            return None
+        digest = _config_digest(manifest, tag)
+        if digest not in self._documents:
+            self._documents[digest] = _decode(self.shelf.blob(digest), tag)
+        return self._documents[digest]
 
     def write(self, release: Release, inputs: Mapping[str, bytes]) -> None:
         """Keep a release under its commit's tag. `inputs`: image → encoded inputs, whose digests the release names."""

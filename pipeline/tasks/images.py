@@ -97,8 +97,9 @@ def push(
         check_publishable(plan_made, allow_dirty)
         results = push_images(plan_made, project.engine, project.shelf, progress, project.abort)
         if not only:  # a release is all images of a revision, and a branch's tags name a release
-            committed = commit_time(project.config.root)
-            release = publish_release(plan_made, results, project.shelf, project.releases, committed, progress)
+            release = publish_release(
+                plan_made, results, project.shelf, project.releases, lambda: commit_time(project.config.root), progress
+            )
             if not commit_only:
                 promote_release(release, project.shelf, project.releases, project.relation, progress)
             path = write_release(project.config.state, release)

@@ -40,6 +40,7 @@ BOTH_STORES = (  # the files whose tests hold for an engine with either image st
 )
 NOT_TWICE = (  # words in the names of those tests in them that never come to an image, or are long and would say nothing new
     "bootstrapped",
+    "dies_in_the_middle_of_a_push",  # a second engine does not see a connection refused, but one that ends at once
     "doctor",
     "dry_run",
     "no_engine_at_all",

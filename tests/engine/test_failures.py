@@ -288,6 +288,7 @@ def test_a_registry_that_dies_in_the_middle_of_a_push(small: Project, engine: do
 
     def die() -> None:
         server.container.kill()
+        proxy.stop()
 
     try:
         with registry_proxy(server) as proxy, published_at(small, engine, proxy.host):
@@ -300,10 +301,11 @@ def test_a_registry_that_dies_in_the_middle_of_a_push(small: Project, engine: do
             assert proxy.host in failed.stderr
             assert not (small.root / ".pipeline/release.json").exists()
             server.container.start()
-            wait_for(proxy.reaches_registry, "the registry is there again")
-            images = small.json("push")["images"]
-            assert {image["name"]: image["action"] for image in images}["second"] == "push"
-            assert small.actions("push") == {"first": "none", "second": "none"}
+            with registry_proxy(server, proxy.server_address[1]) as again:
+                wait_for(again.reaches_registry, "the registry is there again")
+                images = small.json("push")["images"]
+                assert {image["name"]: image["action"] for image in images}["second"] == "push"
+                assert small.actions("push") == {"first": "none", "second": "none"}
     finally:
         server.container.remove(force=True, v=True)
 
@@ -378,8 +380,8 @@ class RegistryProxy(http.server.ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, server: RegistryContainer) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
+    def __init__(self, server: RegistryContainer, port: int) -> None:
+        super().__init__(("127.0.0.1", port), _Handler)
         self._server = server
         self.host = f"127.0.0.1:{self.server_address[1]}"
         self.faults: list[Fault] = []
@@ -390,6 +392,11 @@ class RegistryProxy(http.server.ThreadingHTTPServer):
         self._server.container.reload()
         ports = self._server.container.ports.get("5000/tcp") or [{"HostPort": "1"}]
         return f"127.0.0.1:{ports[0]['HostPort']}"
+
+    def stop(self) -> None:
+        """Nobody listens there any more."""
+        self.shutdown()
+        self.server_close()
 
     def reaches_registry(self) -> bool:
         connection = http.client.HTTPConnection(self.target())
@@ -476,8 +483,8 @@ def answer_503(handler: _Handler) -> None:
 
 
 @contextlib.contextmanager
-def registry_proxy(server: RegistryContainer) -> Iterator[RegistryProxy]:
-    with RegistryProxy(server) as proxy:
+def registry_proxy(server: RegistryContainer, port: int = 0) -> Iterator[RegistryProxy]:
+    with RegistryProxy(server, port) as proxy:
         threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         try:
             yield proxy

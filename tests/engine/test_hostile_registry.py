@@ -245,8 +245,9 @@ def test_a_manifest_that_the_engine_may_not_push(registry: RegistryContainer, ki
 
 
 @pytest.mark.both_stores
-def test_the_engine_pushes_and_pulls_through_every_kind_of_fault(registry: RegistryContainer) -> None:
+def test_the_engine_pushes_and_pulls_through_every_kind_of_fault(registry: RegistryContainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """All kinds at the same time, each before a registry of its own: the engine waits long before it tries a layer again."""
+    monkeypatch.setattr("pipeline.adapters.docker_images.STALLED_SENDING", 10.0)  # the layers are of a few bytes
 
     def push_and_pull(kind: str) -> None:
         with hostile_registry(registry.host, seed=3, rate=0.25, kinds=[kind]) as proxy, built(proxy) as (images, reference):

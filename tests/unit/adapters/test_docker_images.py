@@ -6,6 +6,7 @@ import contextlib
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -41,6 +42,8 @@ class Engine:
         self.asked: list[str] = []
         self.hold: threading.Event | None = None
         self.held = threading.Event()
+        self.tick = 0.0  # seconds between two events
+        self.broken = threading.Event()  # a client hung up
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,6 +69,7 @@ class Engine:
                 self.send_header("Transfer-Encoding", "chunked")
                 self.end_headers()
                 for event in answer or [{"status": "Preparing"}]:
+                    time.sleep(outer.tick)
                     line = json.dumps(event).encode() + b"\r\n"
                     self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
                 if outer.hold:
@@ -85,7 +89,7 @@ class Engine:
             block_on_close = False
 
             def handle_error(self, *_: object) -> None:
-                pass
+                outer.broken.set()
 
         self._server = Server(path, Handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
@@ -204,6 +208,24 @@ def test_an_engine_that_breaks_off_has_not_pushed(engine: Engine, images: Docker
         images.push_image(REFERENCE)
     assert images.push_image(REFERENCE) == DIGEST  # over a new connection
     assert not pauses
+
+
+@pytest.mark.parametrize(("current", "bound"), [(5, "STALLED_SENDING"), (9, "STALLED")], ids=["sending", "sent"])
+def test_an_engine_that_says_the_same_for_ever_is_asked_anew(
+    engine: Engine, images: DockerImages, pauses: list[float], monkeypatch: pytest.MonkeyPatch, current: int, bound: str
+) -> None:
+    """As the containerd image store does where it waits for itself."""
+    monkeypatch.setattr(module, bound, 0.2)
+    same = {"status": "Pushing", "id": "1", "progressDetail": {"current": current, "total": 9}}
+    engine.tick = 0.002
+    engine.script = [[same, {"status": "Waiting", "id": "2"}] * 10_000, PUSHED]
+    assert images.push_image(REFERENCE) == DIGEST
+    assert len(pauses) == 1
+    assert engine.broken.wait(10)  # it is told that nobody waits for the first one any more
+    moving = [{**same, "progressDetail": {"current": number, "total": 999}} for number in range(300)]
+    engine.script = [[*moving, *PUSHED]]
+    assert images.push_image(REFERENCE) == DIGEST
+    assert len(pauses) == 1
 
 
 def test_an_abort_ends_a_push_that_is_under_way(engine: Engine, images: DockerImages) -> None:

@@ -99,6 +99,7 @@ def test_what_passes_is_tried_as_long_as_there_is_time(text: str) -> None:
         ("unauthorized", FEW, "docker login"),  # a token that has expired in the middle of it is told the same way
         ("unauthorized: authentication required", FEW, "docker login"),
         ("no basic auth credentials", FEW, "docker login"),
+        ("pull access denied for app, repository does not exist or may require 'docker login'", FEW, "docker login"),
         (
             "push access denied, repository does not exist or may require authorization: server message: invalid_token: authorization failed",
             FEW,

@@ -146,7 +146,7 @@ quiet = PlainLines(lambda _line: None)
 def publish(plan: BuildPlan, shelf: MemoryShelf, relation: Relation = "forward", committed: int = 100) -> Release:
     """All of `invoke push`."""
     results = push_images(plan, shelf, shelf, quiet)
-    release = publish_release(plan, results, shelf, Releases(ListingShelf(shelf)), committed, quiet)
+    release = publish_release(plan, results, shelf, Releases(ListingShelf(shelf)), lambda: committed, quiet)
     promote_release(release, shelf, Releases(ListingShelf(shelf)), lambda old, new: "same" if old == new else relation, quiet)
     return release
 
@@ -326,7 +326,7 @@ def test_a_branch_moves_forward_only(make_plan: MakePlan) -> None:
     old, new = make_plan(shelf), make_plan(shelf, commit="2" * 40)
     publish(new, shelf)
     said: list[str] = []
-    release = publish_release(old, push_images(old, shelf, shelf, quiet), shelf, Releases(ListingShelf(shelf)), 50, quiet)
+    release = publish_release(old, push_images(old, shelf, shelf, quiet), shelf, Releases(ListingShelf(shelf)), lambda: 50, quiet)
     assert not promote_release(release, shelf, Releases(ListingShelf(shelf)), lambda _old, _new: "backward", PlainLines(said.append))
     assert said == ["branch tag main: stays at main-222222222222 (222222222222 is newer)"]
     assert Releases(ListingShelf(shelf)).read("main") == Releases(ListingShelf(shelf)).read("main-222222222222")
@@ -337,9 +337,9 @@ def test_a_branch_moves_forward_only(make_plan: MakePlan) -> None:
 def test_a_newer_commit_that_is_promoted_meanwhile_keeps_all_its_tags(make_plan: MakePlan) -> None:
     shelf = MemoryShelf()
     old, new = make_plan(shelf), make_plan(shelf, commit="2" * 40)
-    ours = publish_release(old, push_images(old, shelf, shelf, quiet), shelf, Releases(ListingShelf(shelf)), 50, quiet)
+    ours = publish_release(old, push_images(old, shelf, shelf, quiet), shelf, Releases(ListingShelf(shelf)), lambda: 50, quiet)
     shelf.made_of[OTHER] = new["root"].fingerprint.value
-    theirs = publish_release(new, push_images(new, shelf, shelf, quiet), shelf, Releases(ListingShelf(shelf)), 60, quiet)
+    theirs = publish_release(new, push_images(new, shelf, shelf, quiet), shelf, Releases(ListingShelf(shelf)), lambda: 60, quiet)
     changed = msgspec.structs.replace(theirs, images=theirs.images | {"root": msgspec.structs.replace(theirs.images["root"], digest=OTHER)})
     Releases(ListingShelf(shelf)).write(changed, {name: encode_inputs(new[name].fingerprint.inputs) for name in changed.present})
     shelf.tags["elsewhere"] = OTHER
