@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import re
 import signal
@@ -72,6 +73,14 @@ def read_instruction(line: bytes) -> str:
     return (b"[" + found[1] if found[1] else found[2]).decode(errors="replace") if found else ""
 
 
+# The containerd image store, of two builds that give one image its name at the same time.
+_SAME_AT_ONCE = re.compile(r"^ERROR: failed to solve: image .* already exists$", re.MULTILINE)
+
+
+class _SameAtOnceError(BuildError):
+    pass
+
+
 class Buildx:
     """Builds on the engine at `endpoint`; `cancel` ends whatever is being built. Safe to use from several threads."""
 
@@ -91,9 +100,18 @@ class Buildx:
         """
         self._log_folder.mkdir(parents=True, exist_ok=True)
         log_path = self._log_folder / f"{request.name}.log"
+        try:
+            return self._build(request, log_path, write_context, report)
+        except _SameAtOnceError:  # by now the other build is through, and all of it is in the cache
+            return self._build(request, log_path, write_context, report)
+
+    def _build(
+        self, request: BuildRequest, log_path: Path, write_context: Callable[[IO[bytes]], None], report: Callable[[str], None]
+    ) -> str:
         with tempfile.TemporaryDirectory() as folder, log_path.open("wb", buffering=0) as log:
-            id_file = Path(folder) / "id"
-            process = self._start([*self._command(request), "--iidfile", str(id_file), "-"], folder)
+            # Not --iidfile: with the containerd image store that is the config's digest, which the engine does not know.
+            metadata = Path(folder) / "metadata.json"
+            process = self._start([*self._command(request), "--metadata-file", str(metadata), "-"], folder)
             # Read from the beginning: a buildx that nobody listens to would stop listening, too.
             reader = threading.Thread(target=_copy_lines, args=(process.stdout, log, report), daemon=True)
             reader.start()
@@ -114,7 +132,7 @@ class Buildx:
                 raise failure
             if code:
                 raise self._failed(request.name, log_path)
-            return id_file.read_text().strip()
+            return str(json.loads(metadata.read_bytes())["containerimage.digest"])
 
     def cancel(self) -> None:
         """End all builds now and start no more; layers that are finished stay in BuildKit's cache."""
@@ -178,6 +196,10 @@ class Buildx:
 
     def _failed(self, name: str, log_path: Path) -> PipelineError:
         text = log_path.read_text(encoding="utf-8", errors="replace")
+        if _SAME_AT_ONCE.search(text):
+            return _SameAtOnceError(
+                f"{name} is being built by another process, too: {text.rstrip().splitlines()[-1]}", "Run the build again."
+            )
         if self._cancelled:
             return BuildError(f"{name}: the build was cancelled")
         if "is not a docker command" in text or "unknown command: docker buildx" in text:

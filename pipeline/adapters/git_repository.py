@@ -103,7 +103,9 @@ def _top(project: Path) -> Path:
 
 def _git(folder: Path, *arguments: str) -> str:
     try:
-        result = subprocess.run(["git", "--literal-pathspecs", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, check=False)
+        result = subprocess.run(
+            ["git", "--literal-pathspecs", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, check=False
+        )
     except FileNotFoundError:
         raise RevisionError("git is not installed", "On Debian or Ubuntu: apt-get install git") from None
     if result.returncode:

@@ -10,7 +10,6 @@ that is built on it anew, even where the base itself is the same as before.
 from __future__ import annotations
 
 import datetime
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from pipeline.errors import ConfigurationError, ImageUnavailableError
 from pipeline.images.definition import ImageDefinition
 from pipeline.images.hierarchy import Hierarchy
 from pipeline.reference import parse_reference
+from pipeline.state_files import write_whole
 
 LOCK_FILE = "pipeline.lock"
 BOOTSTRAP_REPOSITORY = "pipeline.local/bootstrap/"  # of the local images that bootstraps make
@@ -277,23 +277,14 @@ def _write_memory(root: Path, found: Mapping[str, Base]) -> None:
         path.unlink(missing_ok=True)
         return
     note = "These bases are not pinned: another machine may find others. `invoke pins.update` pins them in pipeline.lock."
-    write_whole(path, msgspec.json.format(msgspec.json.encode(_Memory(dict(found), note)), indent=2).decode() + "\n")
+    write_changed(path, msgspec.json.format(msgspec.json.encode(_Memory(dict(found), note)), indent=2).decode() + "\n")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_changed(path: Path, text: str) -> None:
     """Write a file whole or not at all; one that says the same already is not touched."""
     if path.exists() and path.read_bytes() == text.encode():
         return
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a machine that stops now may keep the new name without the text
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, text.encode(), durable=True)
 
 
 def absent_references(bases: Bases, definition: ImageDefinition) -> Iterable[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import textwrap
 import threading
 import time
@@ -20,6 +19,7 @@ from pipeline.images.plan import BuildPlan, Step
 from pipeline.images.progress import Event, Progress
 from pipeline.images.schedule import Schedule, estimate_seconds
 from pipeline.reference import Reference
+from pipeline.state_files import write_whole
 
 INPUTS_FOLDER = "inputs"  # below .pipeline/: what the last build of each image was made of, only to name reasons
 DURATIONS_FILE = "durations.json"  # below .pipeline/: how long the last build of each image took, only to order builds
@@ -237,10 +237,7 @@ def _record_durations(state: Path, timed: Mapping[str, float], results: Sequence
 
 def _write(path: Path, text: str) -> None:
     with contextlib.suppress(OSError):  # a convenience: a full disk does not spoil an image that is built
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text.encode())
 
 
 def _report(failed: Mapping[str, PipelineError], lost: Mapping[str, tuple[str, ...]]) -> PipelineError:

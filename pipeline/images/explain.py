@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.images.fingerprint import Input, changes
 from pipeline.images.plan import Action, BuildPlan, Reason, Step
-from pipeline.images.release import Release, ReleasedImage, Together, shortened
+from pipeline.images.release import Release, ReleasedImage, Together, own_inputs, shortened
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,11 @@ def explain_plan(
     if against is None:
         return ExplainedPlan(plan, None, tuple(Explanation(step.name, step.action, step.reasons) for step in plan.steps), ())
     before = against.present
-    changed = [step.name for step in plan.steps if step.name in before and before[step.name].fingerprint != step.fingerprint.value]
+    changed = [
+        step.name
+        for step in plan.steps
+        if step.name in before and before[step.name].fingerprint != step.fingerprint.value and before[step.name].own != own_inputs(step)
+    ]
     made_of = dict(zip(changed, together(lambda name: inputs(before[name]), changed), strict=True))
     explained = [Explanation(step.name, step.action, _causes(step, against, made_of)) for step in plan.steps]
     return ExplainedPlan(plan, against, tuple(explained), tuple(sorted(before.keys() - {step.name for step in plan.steps})))
@@ -69,6 +73,16 @@ def _causes(step: Step, against: Release, made_of: dict[str, tuple[Input, ...]])
         return (Reason("new", f"not in release {against.tag}"),)
     if step.name in made_of:
         return tuple(Reason(kind, what) for kind, what in changes(made_of[step.name], shortened(step.fingerprint.inputs)))
+    if against.present[step.name].fingerprint != step.fingerprint.value:  # it is made from others that are new
+        return tuple(
+            Reason(item.kind, f"{item.name} changed")
+            for item in step.fingerprint.inputs
+            if item.kind in ("parent", "uses") and item.name in step.needs and _is_new(item, against)
+        )
     if not step.registry_digest:
         return (Reason("missing", "unchanged, but missing in the registry"),)
     return (Reason("unchanged", f"as in release {against.tag}"), *(reason for reason in step.reasons if reason.kind in ("registry", "tag")))
+
+
+def _is_new(item: Input, against: Release) -> bool:
+    return item.name not in against.present or against.present[item.name].fingerprint != item.identity

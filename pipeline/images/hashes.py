@@ -36,6 +36,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from pipeline.config import STATE_FOLDER
+from pipeline.state_files import unfinished
 
 FILE_NAME = "hashes"  # in the state folder
 SLACK = 2_000_000_000  # nanoseconds
@@ -98,7 +99,7 @@ class HashCache:
         tables = {folder: {**self.folder(folder), **self._new.get(folder, {})} for folder in self._known.keys() | self._new.keys()}
         tables = {folder: table for folder, names in tables.items() if (table := _still_there(self._root / folder, names))}
         self._new = {}
-        temporary = self._file.with_name(f"{FILE_NAME}.{os.getpid()}")
+        temporary = unfinished(self._file)
         with contextlib.suppress(OSError):
             self._file.parent.mkdir(parents=True, exist_ok=True)
             before = self._clock()

@@ -22,7 +22,7 @@ from pipeline.images.bases import (
     forget_bases,
     now,
     takers,
-    write_whole,
+    write_changed,
 )
 from pipeline.images.hierarchy import Hierarchy
 from pipeline.reference import parse_reference
@@ -159,7 +159,7 @@ def write_pins(root: Path, pins: Mapping[str, Base]) -> None:
     lines = ["# What the image hierarchy begins with. Written by `invoke pins.update`; commit it.", "bases:" if pins else "bases: {}"]
     for name, base in sorted(pins.items()):
         lines += [f"  {json.dumps(name)}:", f"    kind: {base.kind}", f"    value: {base.value}", f'    date: "{base.date}"']
-    write_whole(root / LOCK_FILE, "\n".join(lines) + "\n")
+    write_changed(root / LOCK_FILE, "\n".join(lines) + "\n")
     forget_bases(root, pins)
 
 

@@ -10,6 +10,7 @@ the newer one win.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -112,13 +113,37 @@ def publish_release(
     `committed`: asks for the commit's time, seconds since 1970.
     """
     digests = {result.step.name: result.digest for result in results if result.digest}
+    for _ in range(PROMOTIONS):
+        release, written = _keep_release(plan, digests, shelf, releases, committed, progress)
+        moved = _moved_contents(plan, digests, shelf) if written else {}
+        if not moved:
+            return release
+        # Another publisher of this revision had looked at a content tag before it was written, and has written it since. Each
+        # looks again after its own release, so that the last one sees what all of them have written.
+        for name, digest in moved.items():
+            digests[name] = digest
+            _name_commit(plan[name], digest, shelf, Result(plan[name], "tag", "", 0.0, digest))
+    raise RegistryUnreachableError(
+        f"the images of {plan.revision} are being published by others again and again", "Run it again when they are done: invoke push"
+    )
+
+
+def _keep_release(
+    plan: BuildPlan,
+    digests: Mapping[str, str],
+    shelf: Shelf,
+    releases: Releases,
+    committed: Callable[[], int],
+    progress: Progress,
+) -> tuple[Release, bool]:
+    """The release with these digests, and whether it had to be written."""
     kept = releases.read(release_name(plan.revision))
     if kept and {name: image.digest for name, image in kept.present.items()} == digests:
         progress.say(f"release {kept.tag}: published already")
-        return kept
+        return kept, False
     last = kept or releases.read(plan.steps[0].branch.tag)
     known = {image.digest: image.size for image in last.present.values()} if last else {}
-    unknown = [result.step for result in results if result.digest and result.digest not in known]
+    unknown = [step for step in plan.steps if step.name in digests and digests[step.name] not in known]
     asked = releases.together(lambda step: shelf.size(step.content.with_digest(digests[step.name])), unknown)
     sizes = {name: known.get(digest, 0) for name, digest in digests.items()} | dict(
         zip((step.name for step in unknown), asked, strict=True)
@@ -127,7 +152,14 @@ def publish_release(
     release = describe_release(plan, digests, sizes, inputs, committed())
     releases.write(release, inputs)
     progress.say(f"release {release.tag}: published, {len(release.present)} images")
-    return release
+    return release, True
+
+
+def _moved_contents(plan: BuildPlan, digests: Mapping[str, str], shelf: Shelf) -> dict[str, str]:
+    """Image → what its content tag names, of those that name something else than `digests` say."""
+    steps = [step for step in plan.steps if step.name in digests]
+    there = shelf.digests([step.content for step in steps])
+    return {step.name: digest for step, digest in zip(steps, there, strict=True) if digest and digest != digests[step.name]}
 
 
 def promote_release(
@@ -138,7 +170,9 @@ def promote_release(
     Forward only, unless `force`: whether the release comes after the one that is promoted now is looked up right before it is
     set. `relation`: of a commit to a later one, as git knows it. Returns whether the branch names the release afterwards.
     """
-    for _ in range(PROMOTIONS):
+    for attempt in range(PROMOTIONS):
+        if attempt:  # another publisher of this very revision may have kept what the two agree upon
+            release = releases.read(release.tag) or release
         current = releases.read(release.branch_tag)
         changed = current != release
         after_what = ""
@@ -149,7 +183,7 @@ def promote_release(
                 return False
             after_what = f", after {current.tag}" + (f" ({why})" if why else "")
         if changed:
-            _say_immutable(lambda: releases.promote(release), release.branch_tag)
+            _say_immutable(functools.partial(releases.promote, release), release.branch_tag)
         if not _move_branch_tags(release, shelf, releases) and not changed:
             progress.say(f"branch tag {release.branch_tag}: names {release.tag} already")
             return True

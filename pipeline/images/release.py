@@ -13,7 +13,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +24,9 @@ import msgspec
 
 from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryRefusedError
 from pipeline.images.fingerprint import Input
-from pipeline.images.plan import BuildPlan
+from pipeline.images.plan import BuildPlan, Step
 from pipeline.revision import SHORT, Revision, branch_tag, commit_tag
+from pipeline.state_files import write_whole
 
 RELEASE_FILE = "release.json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
@@ -40,7 +40,8 @@ Relation = Literal["same", "forward", "backward", "diverged", "unknown"]
 class ReleasedImage(msgspec.Struct, frozen=True, omit_defaults=True):
     """One image of a release; of one that could not be had, only `absent` says anything: why.
 
-    `repository`: registry and path. `size`: bytes of config and layers, compressed. `inputs`: the blob with what it was made of.
+    `repository`: registry and path. `size`: bytes of config and layers, compressed. `inputs`: the blob with what it was made of;
+    `own`: a short hash of that without what the images it was made from are, so that often nobody needs to ask for the blob.
     """
 
     repository: str = ""
@@ -50,6 +51,7 @@ class ReleasedImage(msgspec.Struct, frozen=True, omit_defaults=True):
     fingerprint: str = ""
     base: str = ""
     inputs: str = ""
+    own: str = ""
     absent: str = ""
 
 
@@ -199,6 +201,7 @@ def describe_release(
                 fingerprint=step.fingerprint.value,
                 base=step.base_description,
                 inputs=blob_digest(inputs[step.name]),
+                own=own_inputs(step),
             )
     revision = plan.revision
     return Release(ReleaseRevision(revision.branch, revision.commit, revision.dirty, committed), images)
@@ -213,6 +216,15 @@ def encode_inputs(inputs: Iterable[Input]) -> bytes:
     """What an image was made of, small: identities are told apart by their first 16 characters after each colon."""
     text = json.dumps([[item.kind, item.name, _short(item.identity)] for item in inputs], separators=(",", ":"))
     return gzip.compress(text.encode("utf-8", "surrogateescape"), mtime=0)
+
+
+def own_inputs(step: Step) -> str:
+    """A short hash of what an image is made of; of the images it is made from, only their names count."""
+    inputs = [
+        item._replace(identity="") if item.name in step.needs and item.kind in ("parent", "uses") else item
+        for item in step.fingerprint.inputs
+    ]
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def decode_inputs(content: bytes) -> tuple[Input, ...]:
@@ -249,11 +261,8 @@ def remove_release(state: Path) -> None:
 
 def write_release(state: Path, release: Release) -> Path:
     """Write it to .pipeline/release.json in one piece: a reader sees the old one or the new one."""
-    state.mkdir(exist_ok=True)
     path = state / RELEASE_FILE
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_bytes(msgspec.json.format(msgspec.json.encode(release), indent=2) + b"\n")
-    temporary.replace(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(release), indent=2) + b"\n")
     return path
 
 

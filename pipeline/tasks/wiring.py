@@ -20,7 +20,7 @@ from pipeline.errors import (
     RegistryUnreachableError,
 )
 from pipeline.images.bases import LOCK_FILE, Base, Bases, read_bases, remember_bases, resolve_bases
-from pipeline.images.build import build_images, recorded_inputs
+from pipeline.images.build import INPUTS_FOLDER, build_images, recorded_inputs
 from pipeline.images.context import read_contexts
 from pipeline.images.definition import RELEASES
 from pipeline.images.explain import ExplainedPlan, explain_plan
@@ -32,6 +32,7 @@ from pipeline.images.progress import PlainLines
 from pipeline.images.release import Relation, Release, Releases
 from pipeline.reference import Reference, parse_reference
 from pipeline.revision import Revision, branch_tag, content_tag, name_revision
+from pipeline.state_files import sweep_unfinished
 from pipeline.tasks.external_images import ExternalImages
 from pipeline.tasks.shelf import REQUESTS, RegistryReleases, RegistryShelf, together
 from pipeline.tasks.workshop import DockerWorkshop, pull_reference
@@ -90,6 +91,8 @@ class ImageProject:
             git = pool.submit(
                 read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))]
             )
+            if remember:
+                sweep_unfinished(self.config.state, self.config.state / INPUTS_FOLDER)
             hashes = hash_cache(root)
             contexts = read_contexts(root, hierarchy, hashes)
             if remember:

@@ -86,8 +86,8 @@ def test_what_buildx_says_is_logged_and_its_instructions_are_told(folder: Path, 
 cat > "$DOCKER_CONFIG/context"
 echo '#5 [2/2] COPY a /a'
 echo 'on stderr' >&2
-while [ "$1" != --iidfile ]; do shift; done
-echo sha256:1 > "$2"
+while [ "$1" != --metadata-file ]; do shift; done
+echo '{"containerimage.digest": "sha256:1"}' > "$2"
 ls -a "$BUILDX_CONFIG" >&2
 """
     install(folder / "cli-plugins", script)
@@ -99,7 +99,7 @@ ls -a "$BUILDX_CONFIG" >&2
     assert Buildx(Endpoint("unix:///x"), tmp_path / "logs").build(REQUEST, write, told.append) == "sha256:1"
     assert told == ["[2/2] COPY a /a"]
     assert (folder / "context").read_bytes() == b"context"
-    assert (tmp_path / "logs/tool.log").read_text() == "#5 [2/2] COPY a /a\non stderr\n.\n..\nid\n"
+    assert (tmp_path / "logs/tool.log").read_text() == "#5 [2/2] COPY a /a\non stderr\n.\n..\nmetadata.json\n"
 
 
 def test_a_buildx_that_says_much_before_it_reads_does_not_stand_still(folder: Path, tmp_path: Path) -> None:
@@ -110,6 +110,19 @@ def test_a_buildx_that_says_much_before_it_reads_does_not_stand_still(folder: Pa
 
     with pytest.raises(BuildError):
         Buildx(Endpoint("unix:///x"), tmp_path / "logs").build(REQUEST, write)
+
+
+def test_a_build_that_met_another_one_of_the_same_image_is_repeated_once(folder: Path, tmp_path: Path) -> None:
+    script = """
+cat > /dev/null
+echo run >> "$DOCKER_CONFIG/runs"
+echo 'ERROR: failed to solve: image "127.0.0.1:1/a:b": already exists' >&2
+exit 1
+"""
+    install(folder / "cli-plugins", script)
+    with pytest.raises(BuildError, match="is being built by another process, too"):
+        Buildx(Endpoint("unix:///x"), tmp_path / "logs").build(REQUEST, write_nothing)
+    assert (folder / "runs").read_text() == "run\n" * 2
 
 
 def test_a_failure_shows_the_end_of_what_was_said(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import socketserver
 import struct
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -24,9 +25,10 @@ from pipeline.adapters import exchange
 from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import Credentials
 from pipeline.adapters.patience import Patience, retry_after
+from pipeline.adapters.refusals import FEW
 from pipeline.adapters.registry import CONNECTIONS, Manifest, Registry
 from pipeline.adapters.registry_transport import is_loopback
-from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
+from pipeline.errors import RegistryRefusedError, RegistryUnreachableError, TagImmutableError
 from pipeline.reference import Reference
 
 BODY = b'{"schemaVersion": 2, "config": {"size": 10}, "layers": [{"size": 5}, {"size": 7}]}'
@@ -469,6 +471,157 @@ def test_a_token_service_that_is_busy_is_asked_again(server: Server, connect: Co
     assert connect().digest(tag(server)) == DIGEST
 
 
+def test_a_token_that_has_expired_is_replaced(server: Server, connect: Connect) -> None:
+    realm = TokenRealm(server)
+    server.otherwise = realm
+    registry = connect(Credentials("me", "secret"))
+    assert registry.digest(tag(server)) == DIGEST
+    expired = realm(Asked("HEAD", "/v2/team/app/manifests/main", {}, b""))
+    expired.headers["WWW-Authenticate"] += ',error="invalid_token"'
+    server.script = [expired]
+    assert registry.digest(tag(server)) == DIGEST
+    assert len(realm.requests) == 2
+
+
+def test_a_new_token_that_is_called_invalid_is_tried_a_few_times(server: Server, connect: Connect) -> None:
+    """The clocks of registry and token service may differ, or another of its machines has not heard of it yet."""
+    realm = TokenRealm(server)
+    invalid = realm(Asked("HEAD", "/v2/team/app/manifests/main", {}, b""))
+    invalid.headers["WWW-Authenticate"] += ',error="invalid_token"'
+    server.otherwise = lambda asked: realm(asked) if asked.path.startswith("/token") else invalid
+    with pytest.raises(RegistryRefusedError, match="401") as caught:
+        connect(Credentials("me", "secret")).digest(tag(server))
+    assert len(realm.requests) == FEW
+    assert "docker login" in caught.value.hint
+
+
+def test_a_token_that_is_not_enough_is_a_refusal(server: Server, connect: Connect) -> None:
+    realm = TokenRealm(server)
+    denied = realm(Asked("HEAD", "/v2/team/app/manifests/main", {}, b""))
+    denied.headers["WWW-Authenticate"] += ',error="insufficient_scope"'
+    server.otherwise = lambda asked: realm(asked) if asked.path.startswith("/token") else denied
+    with pytest.raises(RegistryRefusedError, match="401") as caught:
+        connect(Credentials("me", "secret")).digest(tag(server))
+    assert len(realm.requests) == 1
+    assert "permission" in caught.value.hint
+
+
+def test_a_manifest_that_is_not_there_is_nothing(server: Server, connect: Connect) -> None:
+    registry = connect()
+    assert registry.find_manifest(tag(server)) == Manifest(BODY, "application/vnd.oci.image.manifest.v1+json")
+    server.otherwise = lambda asked: Answer(404)
+    assert registry.find_manifest(tag(server)) is None
+
+
+def test_a_registry_that_keeps_something_else_than_was_put(server: Server, connect: Connect) -> None:
+    server.otherwise = lambda asked: Answer(201, {"Docker-Content-Digest": "sha256:" + "0" * 64})
+    with pytest.raises(RegistryRefusedError, match="it changes what is pushed to it"):
+        connect().put_manifest(tag(server), Manifest(BODY, "x"))
+
+
+def test_a_tag_that_may_not_be_overwritten_is_told_apart(server: Server, connect: Connect) -> None:
+    body = json.dumps({"errors": [{"code": "TAG_INVALID", "message": "the tag is immutable"}]}).encode()
+    server.otherwise = lambda asked: Answer(400, body=body)
+    with pytest.raises(TagImmutableError, match="the tag is immutable"):
+        connect().put_manifest(tag(server), Manifest(BODY, "x"))
+    assert len(server.asked) == 1
+
+
+class Blobs:
+    """A repository's blobs, as a registry keeps them."""
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.kept: dict[str, bytes] = {}
+        self.is_forgetful = False  # it does not know its own uploads
+        self.is_silent = False  # it keeps the next upload, and breaks the connection
+
+    def __call__(self, asked: Asked) -> Answer:
+        place = urllib.parse.urlsplit(asked.path)
+        name = place.path.rpartition("/")[2]
+        if asked.method == "HEAD":
+            return Answer(200 if name in self.kept else 404)
+        if asked.method == "POST":
+            return Answer(202, {"Location": f"http://{self.host}/v2/team/app/blobs/uploads/1?_state=a%3D%26b"})
+        query = urllib.parse.parse_qs(place.query)
+        assert query["_state"] == ["a=&b"]
+        if self.is_forgetful or query["digest"][0] in self.kept:
+            return Answer(404)
+        self.kept[query["digest"][0]] = asked.body
+        was_silent, self.is_silent = self.is_silent, False
+        return Answer(0 if was_silent else 201)
+
+
+def test_a_blob_is_uploaded_once(server: Server, connect: Connect) -> None:
+    blobs = server.otherwise = Blobs(server.host)
+    registry = connect()
+    assert registry.put_blob("team/app", BODY) == registry.put_blob("team/app", BODY) == DIGEST
+    assert blobs.kept == {DIGEST: BODY}
+    assert [asked.method for asked in server.asked] == ["HEAD", "POST", "PUT", "HEAD"]
+
+
+def test_a_blob_whose_upload_was_never_confirmed_is_there(server: Server, connect: Connect) -> None:
+    blobs = server.otherwise = Blobs(server.host)
+    blobs.is_silent = True
+    assert connect().put_blob("team/app", BODY) == DIGEST
+    assert blobs.kept == {DIGEST: BODY}
+
+
+def test_a_registry_that_forgets_its_uploads(server: Server, connect: Connect) -> None:
+    blobs = server.otherwise = Blobs(server.host)
+    blobs.is_forgetful = True
+    with pytest.raises(RegistryUnreachableError, match="forgets uploads to team/app") as caught:
+        connect().put_blob("team/app", BODY)
+    assert "REGISTRY_HTTP_SECRET" in caught.value.hint
+
+
+def test_a_blob_is_checked(server: Server, connect: Connect) -> None:
+    server.script = [Answer(200, body=b"cut")]
+    assert connect().blob("team/app", DIGEST) == BODY
+    with pytest.raises(RegistryRefusedError, match=f"answers {DIGEST} where team/app@sha256:0"):
+        connect().blob("team/app", "sha256:" + "0" * 64)
+    server.otherwise = lambda asked: Answer(404)
+    with pytest.raises(RegistryRefusedError, match="404"):
+        connect().blob("team/app", DIGEST)
+
+
+@pytest.mark.parametrize("status", [302, 307])
+def test_a_storage_behind_a_redirection_learns_no_password(server: Server, connect: Connect, status: int) -> None:
+    storage = Server()
+    location = f"http://{storage.host}/bucket/1?signature=x%2Fy"
+    server.otherwise = lambda asked: basic_only(asked) if "authorization" not in asked.headers else Answer(status, {"Location": location})
+    storage.script = [Answer(503)]
+    assert connect(Credentials("me", "secret")).blob("team/app", DIGEST) == BODY
+    assert [asked.path for asked in storage.asked] == ["/bucket/1?signature=x%2Fy"] * 2
+    assert all("authorization" not in asked.headers for asked in storage.asked)
+    storage.close()
+
+
+def test_a_redirection_on_the_registry_itself(server: Server, connect: Connect) -> None:
+    def answer(asked: Asked) -> Answer:
+        return basic_only(asked) if asked.path.startswith("/prefix") else Answer(308, {"Location": f"/prefix{asked.path}"})
+
+    server.otherwise = answer
+    assert connect(Credentials("me", "secret")).digest(tag(server)) == DIGEST
+
+
+def test_tags_come_page_after_page(server: Server, connect: Connect) -> None:
+    def answer(asked: Asked) -> Answer:
+        last = urllib.parse.parse_qs(urllib.parse.urlsplit(asked.path).query).get("last", [""])[0]
+        following = {"": "b", "b": "d"}.get(last)
+        names = {"": ["a", "b"], "b": ["c", "d"], "d": None}[last]
+        link = {"Link": f'</v2/team/app/tags/list?last={following}&n=2>; rel="next"'} if following else {}
+        return Answer(200, link, json.dumps({"name": "team/app", "tags": names}).encode())
+
+    server.otherwise = answer
+    assert connect().tags("team/app") == ["a", "b", "c", "d"]
+    server.otherwise = lambda asked: Answer(404)
+    assert connect().tags("team/app") == []
+    server.otherwise = lambda asked: Answer(200, body=b"<html>")
+    with pytest.raises(RegistryRefusedError, match="no list of tags"):
+        connect().tags("team/app")
+
+
 def test_pushing_is_tried_out_and_taken_back(server: Server, connect: Connect) -> None:
     server.script = [Answer(202, {"Location": f"http://{server.host}/v2/team/app/blobs/uploads/1?state=x"}), Answer(204)]
     connect().check_writable("team/app")
@@ -520,7 +673,7 @@ def test_many_digests_come_in_order_over_few_connections(server: Server, connect
         return Answer(404) if name == "t7" else Answer(200, {"Docker-Content-Digest": f"sha256:{name}"})
 
     server.otherwise = answer
-    server.script = [Answer(503), Answer(0)]
+    server.script = [Answer(503), Answer(503)]
     registry = connect()
     expected = ["" if number == 7 else f"sha256:t{number}" for number in range(100)]
     assert registry.digests([tag(server, f"t{number}") for number in range(100)]) == expected
