@@ -44,7 +44,11 @@ def test(_context: Context, unit: bool = False, select: str = "", long: bool = F
 
 
 @command(
-    help={"only": "One of: few, many, explain, change, scale, scheduling, list, itest.", "rounds": "Runs of each side.", "save": "Keep the figures in benchmarks/results.json."}
+    help={
+        "only": "One of: few, many, explain, change, scale, scheduling, list, itest.",
+        "rounds": "Runs of each side.",
+        "save": "Keep the figures in benchmarks/results.json.",
+    }
 )
 def bench(_context: Context, only: str = "", rounds: int = 0, save: bool = False) -> None:
     """Measure this project beside its peers, in one run; ratios of medians."""

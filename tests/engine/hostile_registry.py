@@ -234,7 +234,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         connection = http.client.HTTPConnection(self.server.target)
         try:
             # The Host header goes along: the registry makes the addresses of uploads from it.
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in _HOP | {"authorization"}}
+            kept_headers = {name for name in self.headers if name.lower() not in _HOP | {"authorization"}}
+            headers = {name: ", ".join(self.headers.get_all(name, [])) for name in kept_headers}  # engines send Accept several times
             if body or self.command in ("POST", "PUT", "PATCH"):
                 headers["Content-Length"] = str(len(body))
             connection.request(self.command, self.path, body, headers)

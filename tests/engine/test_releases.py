@@ -213,7 +213,7 @@ def test_a_plan_is_explained_against_the_last_release_of_the_branch(
     actions = {image["name"]: image["action"] for image in explained["images"]}
     assert actions == {"base": "none", "middle": "build", "leaf": "build", "new": "build"}
     assert causes["middle"] == [("dockerfile", "Dockerfile changed"), ("file", "added.txt added")]
-    assert causes["leaf"] == [("file", "leaf.txt changed mode"), ("parent", "middle changed")]
+    assert causes["leaf"] == [("file", "leaf.txt changed mode: executable"), ("parent", "middle changed")]
     assert causes["new"][0][0] == "new"
 
 
