@@ -36,7 +36,7 @@ def measure_change(stage: Stage, rounds: int) -> list[Outcome]:
     def ours() -> Run:
         nonlocal number
         number += 1
-        _change_line(project, f"ours {number}")
+        _change_line(project, f"{stage.namespace} ours {number}")
         before = _blobs(stage)
         run = run_command([INVOKE, "build", "push"], project, stage.environment)
         after = _blobs(stage)
@@ -49,7 +49,7 @@ def measure_change(stage: Stage, rounds: int) -> list[Outcome]:
         nonlocal number
         number += 1
         context = project / "examples" / "accounting"
-        _change_line(project, f"buildkit {number}", commit_it=False)
+        _change_line(project, f"{stage.namespace} buildkit {number}", commit_it=False)
         command = ["docker", "buildx", "build", "--quiet", "--provenance=false", "--tag", f"{stage.namespace}/buildkit:local"]
         command += ["--build-arg", f"BASE_IMAGE={references['tomcat']}", "--build-context", f"jdk=docker-image://{references['jdk']}"]
         return run_command([*command, "."], context, stage.environment)

@@ -5,15 +5,16 @@ Plain http.client, so that a run with nothing to do does not import docker-py (0
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.client
 import json
 import re
 import socket
+import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -30,10 +31,12 @@ from pipeline.reference import Reference, parse_reference
 API_VERSION = "v1.41"  # engine 20.10, the oldest one that is supported
 PUSHING = Patience(total=300.0, first=0.2, longest=5.0)
 PULLING = Patience(total=120.0, first=0.2, longest=5.0)
-# Seconds without a change, where the engine goes on saying how things stand: the containerd image store does so ten times a
-# second, and after a connection that broke in the middle of an upload sometimes for ever (26.1, seen).
-STALLED_SENDING = 60.0  # a layer of which not another byte is taken
-STALLED = 300.0  # anything else: a registry may take minutes over a large layer once it has all of it
+# Seconds without a change in a push. After a connection that broke in the middle of an upload, the containerd image store
+# sometimes waits for itself for ever (26.1, seen).
+STALLED_SENDING = 60.0  # a layer of which not another byte is taken, or the manifest after the last layer
+STALLED = 300.0  # a layer that is sent: a registry may take minutes over it
+_SILENCE = 5.0  # seconds; the containerd image store repeats ten times a second how things stand
+_LOOK = 1.0  # seconds between two looks at a push
 LOGINS = 10  # attempts of an engine that is not let in where we are: its tokens may have expired again and again
 _NOT_THERE = ("does not exist locally", "no such image", "manifest unknown", "tag does not exist")
 _LAYER_DONE = ("Pushed", "Layer already exists", "Mounted from", "Pull complete", "Already exists")
@@ -63,25 +66,54 @@ class _Transfer:
 
     layers: int = 0
     digest: str = ""
-    _seen: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the last event of each layer
-    _moved: float = field(default_factory=time.monotonic)
+    _layers: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the last event of each
+    _heard: float = field(default_factory=time.monotonic)  # when the engine said something
+    _moved: float = field(default_factory=time.monotonic)  # when it said something new
 
     def note(self, event: Mapping[str, Any]) -> None:
-        """Raises _StalledError where the engine has said nothing new for too long."""
-        now, layer = time.monotonic(), str(event.get("id", ""))
-        if event != self._seen.get(layer):
-            self._seen[layer], self._moved = event, now
-        elif now - self._moved > (bound := STALLED_SENDING if self._is_sending() else STALLED):
-            raise _StalledError(f"the engine has made no progress for {bound:.0f} s")
+        self._heard = time.monotonic()
+        if (layer := str(event.get("id", ""))) and event != self._layers.get(layer):
+            self._layers[layer], self._moved = event, self._heard
         status = str(event.get("status", ""))
         # With the containerd image store, an engine says the digest in words only (seen with 26.1).
         said = re.search(r": digest: (sha256:[0-9a-f]{64}) size:", status)
         self.digest = str((event.get("aux") or {}).get("Digest") or (said[1] if said else self.digest))
         self.layers += status.startswith(_LAYER_DONE)
 
-    def _is_sending(self) -> bool:
-        progress = [event["progressDetail"] for event in self._seen.values() if event.get("progressDetail")]
-        return any(layer.get("current", 0) < layer.get("total", 0) for layer in progress)
+    def is_stalled(self) -> bool:
+        """Whether a push has come to a standstill. A layer that the engine says nothing of waits for its turn, however long."""
+        now = time.monotonic()
+        waiting = [event for event in list(self._layers.values()) if not str(event.get("status", "")).startswith(_LAYER_DONE)]
+        if waiting and now - self._heard > _SILENCE:
+            return False
+        progress = [event.get("progressDetail") or {} for event in waiting]
+        is_sending = not waiting or any(layer.get("current", 0) < layer.get("total", 0) for layer in progress)
+        return now - self._moved > (STALLED_SENDING if is_sending else STALLED)
+
+
+class _Watch:
+    """Ends a request from another thread when it has stalled: who waits for the engine's next word cannot look at the clock."""
+
+    def __init__(self, is_stalled: Callable[[], bool] | None) -> None:
+        self.connection: http.client.HTTPConnection | None = None
+        self.has_ended = False
+        self._is_stalled = is_stalled
+        self._done = threading.Event()
+
+    def __enter__(self) -> None:
+        if self._is_stalled:
+            threading.Thread(target=self._look, args=(self._is_stalled,), daemon=True).start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+
+    def _look(self, is_stalled: Callable[[], bool]) -> None:
+        while not self._done.wait(_LOOK):
+            if is_stalled() and self.connection and self.connection.sock:
+                self.has_ended = True
+                with contextlib.suppress(OSError):
+                    self.connection.sock.shutdown(socket.SHUT_RDWR)
+                return
 
 
 class DockerImages:
@@ -211,19 +243,21 @@ class DockerImages:
         while True:
             transfer = _Transfer()
             try:
-                with closing(self._stream("POST", path, headers=headers)) as events:
+                watch = _Watch(transfer.is_stalled if done == "pushed" else None)
+                with watch, contextlib.closing(self._stream("POST", path, headers=headers, watch=watch)) as events:
                     for event in events:
                         transfer.note(event)
                 return transfer
             except EngineError as error:
-                if isinstance(error, _EngineGoneError):
+                if isinstance(error, _EngineGoneError) and not watch.has_ended:
                     raise
                 said = error.message.lower()
                 if any(sign in said for sign in _NOT_THERE) or (isinstance(error, _NotFoundError) and "access denied" not in said):
                     raise _missing(reference, done, error.message) from error
                 verdict = judge_engine(reference.registry, f"{reference} cannot be {done}", error.message)
-                if isinstance(error, _StalledError):
-                    verdict = Verdict(RegistryUnreachableError(verdict.error.message, START_HINT), 0)
+                if watch.has_ended:
+                    stalled = f"{reference} cannot be {done}: the engine and the registry have made no progress for too long"
+                    verdict = Verdict(RegistryUnreachableError(stalled, START_HINT), 0)
                 doubtful = doubtful + 1 if verdict.attempts else 0
                 attempts = verdict.attempts
                 if verdict.is_login or verdict.is_bare:
@@ -258,10 +292,15 @@ class DockerImages:
         return json.loads(content) if content.strip() else None
 
     def _stream(
-        self, method: str, path: str, body: IO[bytes] | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: IO[bytes] | None = None,
+        headers: dict[str, str] | None = None,
+        watch: _Watch | None = None,
     ) -> Generator[dict[str, Any], None, None]:
         """The engine's progress, one JSON object a line; an `error` among them is raised, since the call itself succeeds."""
-        status, lines = self._send(method, path, body, headers or {})
+        status, lines = self._send(method, path, body, headers or {}, watch)
         if status >= 400:
             raise _error(status, b"".join(lines))
         failure = ""
@@ -274,7 +313,9 @@ class DockerImages:
         if failure:
             raise EngineError(failure, _hint_for(failure))
 
-    def _send(self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str]) -> tuple[int, Iterable[bytes]]:
+    def _send(
+        self, method: str, path: str, body: IO[bytes] | None, headers: dict[str, str], watch: _Watch | None = None
+    ) -> tuple[int, Iterable[bytes]]:
         """The answer's status and lines; its connection is free again when the last line was read."""
         try:
             connection = self._connections.take()
@@ -282,6 +323,8 @@ class DockerImages:
                 fresh = connection.sock is None
                 try:
                     connection.request(method, f"/{API_VERSION}{path}", body, headers)
+                    if watch:
+                        watch.connection = connection
                     response = connection.getresponse()
                     return response.status, self._lines(connection, response)
                 except (http.client.RemoteDisconnected, BrokenPipeError):
@@ -357,10 +400,6 @@ class _EngineGoneError(EngineError):
     pass
 
 
-class _StalledError(EngineError):
-    pass
-
-
 def _gone(endpoint: Endpoint, error: Exception) -> EngineError:
     if isinstance(error, PermissionError):
         return _EngineGoneError(
@@ -394,7 +433,7 @@ def _ask_registry(reference: Reference, verdict: Verdict, write: bool) -> None:
     """
     from pipeline.adapters.registry import Registry
 
-    with closing(Registry(reference.registry)) as registry:
+    with contextlib.closing(Registry(reference.registry)) as registry:
         if write:
             registry.check_writable(reference.repository)
         there = registry.digest(reference)

@@ -10,11 +10,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, NamedTuple, cast
 
 from pipeline.config import STATE_FOLDER
 from pipeline.errors import BuildError, ConfigurationError
@@ -24,6 +23,8 @@ from pipeline.images.hierarchy import Hierarchy
 from pipeline.images.ignore import IgnoreRules, parse_ignore
 from pipeline.images.sources import Sources
 
+if TYPE_CHECKING:
+    import tarfile
 DOCKERFILE = "Dockerfile"
 IGNORE_FILES = ("Dockerfile.dockerignore", ".dockerignore")  # the first one that is there
 MTIME = 946684800  # 2000-01-01 UTC: the one time of every file in a context
@@ -138,6 +139,8 @@ def read_ignore_rules(folder: Path) -> IgnoreRules:
 
 def write_context(context: BuildContext, stream: IO[bytes]) -> None:
     """Write the context as a normalised tar. Raises BuildError if a file is no longer what was hashed."""
+    import tarfile
+
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
         for entry in context.entries:
             info = tarfile.TarInfo(entry.path)

@@ -7,9 +7,8 @@ free, the image begins from which the way to the end of the hierarchy takes long
 from __future__ import annotations
 
 import heapq
-import statistics
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 Needs = Mapping[str, Collection[str]]  # image → those it is built on; an image that is no key of it has no part in this
 
@@ -19,7 +18,7 @@ GUESS = 1.0  # seconds a build takes while none has been timed; all alike, the n
 def estimate_seconds(names: Collection[str], timed: Mapping[str, float]) -> dict[str, float]:
     """How long each build will take: as last time; of a new image, as long as the median of the others."""
     known = [timed[name] for name in names if name in timed] or list(timed.values())
-    usual = statistics.median(known) if known else GUESS
+    usual = _median(known) if known else GUESS
     return {name: timed.get(name, usual) for name in names}
 
 
@@ -96,3 +95,9 @@ def _in_order(needs: Needs, users: Mapping[str, list[str]]) -> list[str]:
             if not missing[user]:
                 ready.append(user)
     return order
+
+
+def _median(values: Sequence[float]) -> float:
+    """The module `statistics` has one, and takes 4 ms to import."""
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pipeline.adapters.docker_context import engine_endpoint
 from pipeline.adapters.docker_images import DockerImages
@@ -23,7 +24,6 @@ from pipeline.images.bases import LOCK_FILE, Base, Bases, read_bases, remember_b
 from pipeline.images.build import INPUTS_FOLDER, build_images, recorded_inputs
 from pipeline.images.context import read_contexts
 from pipeline.images.definition import RELEASES
-from pipeline.images.explain import ExplainedPlan, explain_plan
 from pipeline.images.hashes import hash_cache
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.images.pins import PinState, aged_bases, ask_pins
@@ -36,6 +36,9 @@ from pipeline.state_files import sweep_unfinished
 from pipeline.tasks.external_images import ExternalImages
 from pipeline.tasks.shelf import REQUESTS, RegistryReleases, RegistryShelf, together
 from pipeline.tasks.workshop import DockerWorkshop, pull_reference
+
+if TYPE_CHECKING:
+    from pipeline.images.explain import ExplainedPlan
 
 _PUBLISHED: dict[str, str] = {}  # content tag → digest, as this process has seen them in the registry
 
@@ -163,6 +166,8 @@ class ImageProject:
 
     def explain(self, plan: BuildPlan, against: str = "") -> ExplainedPlan:
         """A plan beside the release that `against` names, or the last one of this branch; where that is none, it is said."""
+        from pipeline.images.explain import explain_plan
+
         if against:
             release: Release | None = self.find_release(against)
         else:

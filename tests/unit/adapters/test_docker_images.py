@@ -216,6 +216,7 @@ def test_an_engine_that_says_the_same_for_ever_is_asked_anew(
 ) -> None:
     """As the containerd image store does where it waits for itself."""
     monkeypatch.setattr(module, bound, 0.2)
+    monkeypatch.setattr(module, "_LOOK", 0.01)
     same = {"status": "Pushing", "id": "1", "progressDetail": {"current": current, "total": 9}}
     engine.tick = 0.002
     engine.script = [[same, {"status": "Waiting", "id": "2"}] * 10_000, PUSHED]
@@ -226,6 +227,53 @@ def test_an_engine_that_says_the_same_for_ever_is_asked_anew(
     engine.script = [[*moving, *PUSHED]]
     assert images.push_image(REFERENCE) == DIGEST
     assert len(pauses) == 1
+
+
+def test_a_manifest_that_is_not_taken_is_pushed_anew(
+    engine: Engine, images: DockerImages, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last layer the engine says nothing until the manifest is there; that takes no time, or for ever."""
+    monkeypatch.setattr(module, "STALLED_SENDING", 0.2)
+    monkeypatch.setattr(module, "_LOOK", 0.01)
+    engine.hold = threading.Event()
+    engine.script = [[{"status": "Waiting", "id": "1"}, {"status": "Pushed", "id": "1"}], PUSHED]
+    pushing = threading.Thread(target=lambda: done.append(images.push_image(REFERENCE)))
+    done: list[str] = []
+    pushing.start()
+    while len(pauses) < 1 and pushing.is_alive():
+        time.sleep(0.01)
+    engine.hold.set()
+    pushing.join(10)
+    assert done == [DIGEST]
+    assert len(pauses) == 1
+
+
+def test_a_layer_that_waits_for_its_turn_is_left_in_peace(
+    engine: Engine, images: DockerImages, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The classic store says nothing meanwhile, and other images may take long."""
+    looks: list[bool] = []
+
+    def look(transfer: Any) -> bool:
+        looks.append(is_stalled(transfer))
+        return looks[-1]
+
+    is_stalled = module._Transfer.is_stalled
+    monkeypatch.setattr(module._Transfer, "is_stalled", look)
+    for name, value in {"STALLED_SENDING": 0.01, "STALLED": 0.01, "_LOOK": 0.002, "_SILENCE": 0.005}.items():
+        monkeypatch.setattr(module, name, value)
+    engine.hold = threading.Event()
+    engine.script = [[{"status": "Waiting", "id": "1"}, {"aux": {"Digest": DIGEST}}]]
+    done: list[str] = []
+    pushing = threading.Thread(target=lambda: done.append(images.push_image(REFERENCE)))
+    pushing.start()
+    while len(looks) < 50 and pushing.is_alive():
+        time.sleep(0.01)
+    engine.hold.set()
+    pushing.join(10)
+    assert done == [DIGEST]
+    assert not any(looks)
+    assert not pauses
 
 
 def test_an_abort_ends_a_push_that_is_under_way(engine: Engine, images: DockerImages) -> None:
