@@ -51,7 +51,7 @@ class ImageProject:
         self.say = say
         self.endpoint = engine_endpoint()
         self.engine = DockerImages(self.endpoint)
-        self.registry = Registry(config.registry.partition("/")[0])
+        self.registry = Registry(config.registry.partition("/")[0], say=say)
 
     def __enter__(self) -> ImageProject:
         return self
