@@ -174,3 +174,13 @@ def test_reading_leaves_the_checkout_as_it_is(repository: Repo) -> None:
     read_git(root, ["."])
     after = {path: path.stat().st_mtime_ns for path in sorted(root.rglob("*"))}
     assert before.keys() == after.keys()
+
+
+def test_of_many_folders_in_one_place_all_changes_are_found(tmp_path: Path) -> None:
+    repository = Repo.init(tmp_path, initial_branch="main")
+    names = [f"dockerfiles/image-{number}" for number in range(20)]
+    commit(repository, **{f"{name.replace('/', '__')}__file": "1" for name in names})
+    (tmp_path / names[3] / "file").write_text("2")
+    (tmp_path / names[4] / "new").write_text("")
+    (tmp_path / "beside").write_text("")
+    assert read_git(tmp_path, names).changed == {f"{names[3]}/file", f"{names[4]}/new"}
