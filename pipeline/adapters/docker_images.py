@@ -161,7 +161,11 @@ class DockerImages:
         except _NotFoundError:
             return None
         return EngineImage(
-            str(item["Id"]), frozenset(item.get("RepoTags") or ()), frozenset(item.get("RepoDigests") or ()), int(item["Size"])
+            id=str(item["Id"]),
+            tags=frozenset(item.get("RepoTags") or ()),
+            digests=frozenset(item.get("RepoDigests") or ()),
+            size=int(item["Size"]),
+            platform=_platform(item.get("Os"), item.get("Architecture"), item.get("Variant")),
         )
 
     def platform_of(self, reference: str) -> str:

@@ -29,15 +29,15 @@ class ExternalImages:
         name = parse_reference(reference).name  # an image may have digests in other repositories, too
         digest = next((found.digest for found in map(parse_reference, sorted(image.digests)) if found.name == name), "")
         if not digest:  # else its registry may have it for more platforms
-            self._check_platform(reference, [self._engine.platform_of(reference)])
+            self._check_platform(reference, [image.platform])
         return image.id, digest
 
     def remote_digest(self, reference: str) -> str:
         try:
             found = self._engine.remote_image(reference)
         except ImageUnavailableError:
-            if self._engine.find_image(reference):  # what is taken instead
-                self._check_platform(reference, [self._engine.platform_of(reference)])
+            if image := self._engine.find_image(reference):  # what is taken instead
+                self._check_platform(reference, [image.platform])
             raise
         # The engine looks into lists of images and into Docker's own manifests, and not into OCI ones (seen with 26.1).
         self._check_platform(reference, found.platforms or _read_platform(parse_reference(reference).with_digest(found.digest)))
