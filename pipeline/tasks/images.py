@@ -125,7 +125,7 @@ def plan(_context: Context, only: list[str], explain: bool = False, against: str
         if not explain and not against:
             _show_plan(project.read_plan(only), json)
             return
-        explained = project.explain(project.read_plan(only), against)
+        explained = project.explain(only, against)
     if json:
         _print_json(explained.as_json())
         return

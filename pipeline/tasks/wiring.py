@@ -164,21 +164,27 @@ class ImageProject:
         """Where `plan` is carried out. Raises ConfigurationError for a build secret that is not there."""
         return DockerWorkshop(self.config, self.endpoint, self.engine, plan, self.say)
 
-    def explain(self, plan: BuildPlan, against: str = "") -> ExplainedPlan:
+    def explain(self, only: Sequence[str] = (), against: str = "") -> ExplainedPlan:
         """A plan beside the release that `against` names, or the last one of this branch; where that is none, it is said."""
         from pipeline.images.explain import explain_plan
 
-        if against:
-            release: Release | None = self.find_release(against)
-        else:
-            tag = branch_tag(plan.revision.branch)
-            try:
-                release, what = self.releases.read(tag), f"branch {plan.revision.branch} has no release yet"
-            except RegistryUnreachableError as error:
-                release, what = None, error.message
-            if release is None:
-                self.say(f"{what}: compared with the last build in this checkout")
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            asked = pool.submit(self._release_of, against)
+            plan = self.read_plan(only)
+            release = asked.result()
         return explain_plan(plan, release, self.releases.inputs, together)
+
+    def _release_of(self, against: str) -> Release | None:
+        if against:
+            return self.find_release(against)
+        branch = self.revision().branch
+        try:
+            release, what = self.releases.read(branch_tag(branch)), f"branch {branch} has no release yet"
+        except RegistryUnreachableError as error:
+            release, what = None, error.message
+        if release is None:
+            self.say(f"{what}: compared with the last build in this checkout")
+        return release
 
     @cached_property
     def shelf(self) -> RegistryShelf:
