@@ -29,6 +29,7 @@ class Outcome:
     figure: float | None
     series: dict[str, Series] = field(default_factory=dict)
     note: str = ""
+    what: str = ""  # how the figure was made from the series, where the unit does not say so
 
     @property
     def met(self) -> bool | None:

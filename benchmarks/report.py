@@ -43,7 +43,7 @@ def show(outcome: Outcome) -> str:
     if outcome.figure is None:
         lines.append(f"  NOT MEASURED: {outcome.note}")
         return "\n".join(lines)
-    what = {"x": "ratio of the medians", "s": "difference of the medians", "MB": "largest", "kB": "largest"}[outcome.unit]
+    what = outcome.what or {"x": "ratio of the medians", "s": "difference of the medians", "MB": "largest", "kB": "largest"}[outcome.unit]
     verdict = "met" if outcome.met else "NOT MET"
     lines.append(f"  {what:36} {outcome.figure:.{digits}f} {outcome.unit}   goal ≤ {outcome.goal:g} {outcome.unit}: {verdict}")
     return "\n".join([*lines, *([f"  ({outcome.note})"] if outcome.note else [])])

@@ -32,16 +32,22 @@ def measure_scale(stage: Stage, rounds: int) -> list[Outcome]:
     largest = COUNTS[-1]
     return [
         Outcome(
-            f"plan of {largest:,} images", "s", PLAN_GOAL, plans[largest].median, {f"{count:,} images": plans[count] for count in COUNTS}
+            f"plan of {largest:,} images",
+            "s",
+            PLAN_GOAL,
+            plans[largest].median,
+            {f"{count:,} images": plans[count] for count in COUNTS},
+            what="median of the largest",
         ),
         Outcome(f"memory, plan of {largest:,} images", "MB", PLAN_MEMORY_GOAL, max(memory.values), {"invoke plan": memory}),
-        Outcome("plan: an image beyond 200 : one up to 200", "x", STEADY, _growth(plans)),
+        Outcome("plan: an image beyond 200 : one up to 200", "x", STEADY, _growth(plans), what="ratio of the slopes"),
         Outcome(
             "no-op: an image beyond 200 : one up to 200",
             "x",
             STEADY,
             _growth(no_ops),
             {f"build push, {count:,} images": no_ops[count] for count in COUNTS},
+            what="ratio of the slopes",
         ),
     ]
 
@@ -84,7 +90,7 @@ def measure_explain(stage: Stage, rounds: int) -> list[Outcome]:
             raise BenchmarkError(f"the plan explains something else:\n{run.output}")
         runs.append(run)
     series = seconds_of(runs)
-    return [Outcome("plan --explain of 50 images", "s", 0.3, series.median, {"invoke plan --explain": series})]
+    return [Outcome("plan --explain of 50 images", "s", 0.3, series.median, {"invoke plan --explain": series}, what="median")]
 
 
 def _plan(stage: Stage, folder: Path) -> Run:

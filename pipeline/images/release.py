@@ -14,7 +14,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,10 +84,6 @@ class Release(msgspec.Struct, frozen=True):
     def present(self) -> dict[str, ReleasedImage]:
         """The images without those that could not be had."""
         return {name: image for name, image in self.images.items() if image.digest}
-
-    def same_images(self, other: Release) -> bool:
-        """Whether both consist of the same images."""
-        return {name: image.digest for name, image in self.images.items()} == {name: image.digest for name, image in other.images.items()}
 
     def __str__(self) -> str:
         return str(self._named)
@@ -266,11 +262,11 @@ def write_release(state: Path, release: Release) -> Path:
     return path
 
 
-def differences(old: Release, new: Release, names: Collection[str] = ()) -> dict[str, Literal["added", "removed", "changed", "same"]]:
-    """Image → what became of it from one release to the other; of all images, or of those named."""
+def differences(old: Release, new: Release) -> dict[str, Literal["added", "removed", "changed", "same"]]:
+    """Image → what became of it from one release to the other."""
     before, after = old.present, new.present
     found: dict[str, Literal["added", "removed", "changed", "same"]] = {}
-    for name in names or sorted(before.keys() | after.keys()):
+    for name in sorted(before.keys() | after.keys()):
         if name not in before:
             found[name] = "added"
         elif name not in after:
