@@ -216,10 +216,22 @@ class Buildx:
                     f"the Docker Engine went away while {name} was being built",
                     f"Start it and run the build again; finished images stay. Log: {log_path}",
                 )
-        where = text.rfind("\n------\n > ")
-        lines = (text[where + 1 :] if where >= 0 else text).rstrip().splitlines()
+        lines = _failed_step(text).rstrip().splitlines()
         hint = "Free disk space: docker system df" if "no space left on device" in text.lower() else f"The whole log: {log_path}"
         return BuildError(f"{name} could not be built:\n" + "\n".join(f"  {line}" for line in lines[-SHOWN_LINES:]), hint)
+
+
+def _failed_step(text: str) -> str:
+    """Of buildx's output, what the failed step said and what buildx says of it; all of it where no step failed.
+
+    The step's lines come from the output itself: buildx's summary of them has been seen without the last, which say why.
+    """
+    summary = re.search(r"^------\n( > .+\n)(?:.*\n)*?------\n((?:.*\n?)*)\Z", text, re.MULTILINE)
+    failed = re.search(r"^#(\d+) ERROR: ", text, re.MULTILINE)
+    if not summary or not failed:
+        return text
+    said = re.findall(rf"^#{failed[1]} (\d+\.\d+ .*\n)", text, re.MULTILINE)
+    return "".join([summary[1], *said, summary[2]])
 
 
 def _copy_lines(stream: IO[bytes], log: IO[bytes], report: Callable[[str], None]) -> None:

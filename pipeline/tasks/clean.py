@@ -44,8 +44,8 @@ def _remove_images(config: Config) -> None:
     from pipeline.adapters.docker_images import ImageInUseError
     from pipeline.images.bases import BOOTSTRAP_REPOSITORY
     from pipeline.sessions import PROJECT
+    from pipeline.tasks.shelf import pull_reference
     from pipeline.tasks.wiring import ImageProject
-    from pipeline.tasks.workshop import pull_reference
 
     with ImageProject(config, say) as project:
         definitions = project.hierarchy.definitions

@@ -93,7 +93,7 @@ def push(
     with shown_progress(quiet) as progress, ImageProject(read_project(), progress.say) as project:
         if not only:
             remove_release(project.config.state)
-        plan_made = project.read_plan(only, need_registry=True, remember=True)
+        plan_made = project.read_plan(only, need_registry=True, remember=True, as_built=True)
         check_publishable(plan_made, allow_dirty)
         results = push_images(plan_made, project.engine, project.shelf, progress, project.abort)
         if not only:  # a release is all images of a revision, and a branch's tags name a release

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from pipeline.adapters.registry import Manifest, Registry
+from pipeline.config import Config
 from pipeline.images.release import MANIFEST_TYPE
 from pipeline.reference import Reference
 
@@ -36,6 +37,14 @@ class RegistryShelf:
 
     def size(self, reference: Reference) -> int:
         return self._registry.image_size(self._registry.manifest(reference))
+
+
+def pull_reference(config: Config, reference: Reference) -> Reference:
+    """Where an image is pulled from: the same path at `pull_from`, where that is another address."""
+    host, _, prefix = config.pull_from.partition("/")
+    own_prefix = config.registry.partition("/")[2]
+    path = reference.repository.removeprefix(own_prefix + "/") if own_prefix else reference.repository
+    return Reference(host, f"{prefix}/{path}" if prefix else path, reference.tag, reference.digest)
 
 
 class RegistryReleases:

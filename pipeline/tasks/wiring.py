@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.adapters.docker_context import engine_endpoint
 from pipeline.adapters.docker_images import DockerImages
@@ -22,8 +23,9 @@ from pipeline.errors import (
 )
 from pipeline.images.bases import LOCK_FILE, Base, Bases, read_bases, remember_bases, resolve_bases
 from pipeline.images.build import INPUTS_FOLDER, build_images, recorded_inputs
-from pipeline.images.context import read_contexts
+from pipeline.images.context import BuildContext, read_contexts
 from pipeline.images.definition import RELEASES
+from pipeline.images.fingerprint import Fingerprint
 from pipeline.images.hashes import hash_cache
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.images.pins import PinState, aged_bases, ask_pins
@@ -31,16 +33,30 @@ from pipeline.images.plan import BuildPlan, find_dirty, make_fingerprints, plan_
 from pipeline.images.progress import PlainLines
 from pipeline.images.release import Relation, Release, Releases
 from pipeline.reference import Reference, parse_reference
-from pipeline.revision import Revision, branch_tag, content_tag, name_revision
+from pipeline.revision import GitFacts, Revision, branch_tag, content_tag, name_revision
 from pipeline.state_files import sweep_unfinished
 from pipeline.tasks.external_images import ExternalImages
-from pipeline.tasks.shelf import REQUESTS, RegistryReleases, RegistryShelf, together
-from pipeline.tasks.workshop import DockerWorkshop, pull_reference
+from pipeline.tasks.shelf import REQUESTS, RegistryReleases, RegistryShelf, pull_reference, together
 
 if TYPE_CHECKING:
     from pipeline.images.explain import ExplainedPlan
+    from pipeline.tasks.workshop import DockerWorkshop
 
 _PUBLISHED: dict[str, str] = {}  # content tag → digest, as this process has seen them in the registry
+
+
+class Checkout(NamedTuple):
+    """What images are made of, as they were at one moment."""
+
+    config: Config
+    hierarchy: Hierarchy
+    facts: GitFacts
+    bases: Bases
+    contexts: Mapping[str, BuildContext]
+    fingerprints: Mapping[str, Fingerprint]
+
+
+_BUILT: dict[tuple[Path, tuple[str, ...]], Checkout] = {}  # project and images asked for → what this process built them from
 
 
 class ImageProject:
@@ -76,13 +92,19 @@ class ImageProject:
         need_registry: bool = False,
         remember: bool = False,
         demanded: Collection[str] = (),
+        as_built: bool = False,
     ) -> BuildPlan:
         """Read every fact and plan. Without `need_registry`, a registry that does not answer is said and left out.
 
         `remember`: write down what later runs need not ask for again. `demanded`: images that the engine must have afterwards.
+        `as_built`: where this process has built these images, take the checkout as it was then. What was built is what is
+        published, under the commit that it was built from, whatever has been written or committed meanwhile.
         """
-        root = self.config.root
-        hierarchy = self.hierarchy.only(only) if only else self.hierarchy
+        key = (self.config.root, tuple(sorted(only)))
+        built = _BUILT.get(key) if as_built else None
+        checkout = built if built and built.config == self.config else None
+        everything = checkout.hierarchy if checkout else self.hierarchy
+        hierarchy = everything.only(only) if only else everything
         with ThreadPoolExecutor(max_workers=REQUESTS) as pool:
             # The engine leaves digests out that belong to no repository asked for.
             repositories = {
@@ -91,22 +113,11 @@ class ImageProject:
                 for reference in (definition.repository, pull_reference(self.config, definition.repository))
             }
             listing = pool.submit(self.engine.list_images, repositories)
-            git = pool.submit(
-                read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))]
-            )
+            checkout = checkout or self._read_checkout(hierarchy, pool, remember, need_registry)
             if remember:
-                sweep_unfinished(self.config.state, self.config.state / INPUTS_FOLDER)
-            hashes = hash_cache(root)
-            contexts = read_contexts(root, hierarchy, hashes)
-            if remember:
-                hashes.save()
-            bases = self.bases(hierarchy, remember)
-            if self.config.max_pin_age and not need_registry:  # a push follows a build, which has said so
-                for warning in aged_bases(hierarchy, bases, self.config.max_pin_age):
-                    self.say(f"warning: {warning}")
-            fingerprints = make_fingerprints(hierarchy, bases, contexts)
+                _BUILT[key] = checkout
+            _, _, facts, bases, contexts, fingerprints = checkout
             contents = [definition.repository.with_tag(content_tag(fingerprints[definition.name].value)) for definition in hierarchy]
-            facts = git.result()
             revision = name_revision(facts, os.environ)
             try:
                 digests = self._published_contents(contents)
@@ -137,6 +148,23 @@ class ImageProject:
             demanded,
         )
 
+    def _read_checkout(self, hierarchy: Hierarchy, pool: ThreadPoolExecutor, remember: bool, quiet: bool) -> Checkout:
+        root = self.config.root
+        git = pool.submit(
+            read_git, root, [LOCK_FILE, *(path for definition in hierarchy for path in (definition.context, definition.file))]
+        )
+        if remember:
+            sweep_unfinished(self.config.state, self.config.state / INPUTS_FOLDER)
+        hashes = hash_cache(root)
+        contexts = read_contexts(root, hierarchy, hashes)
+        if remember:
+            hashes.save()
+        bases = self.bases(hierarchy, remember)
+        if self.config.max_pin_age and not quiet:
+            for warning in aged_bases(hierarchy, bases, self.config.max_pin_age):
+                self.say(f"warning: {warning}")
+        return Checkout(self.config, hierarchy, git.result(), bases, contexts, make_fingerprints(hierarchy, bases, contexts))
+
     def _published_contents(self, contents: Sequence[Reference]) -> dict[str, str]:
         """Content reference → digest, of those that the registry has. What it had a moment ago is not asked for again: the tag never moves."""
         unknown = [reference for reference in contents if str(reference) not in _PUBLISHED]
@@ -162,6 +190,8 @@ class ImageProject:
 
     def workshop(self, plan: BuildPlan) -> DockerWorkshop:
         """Where `plan` is carried out. Raises ConfigurationError for a build secret that is not there."""
+        from pipeline.tasks.workshop import DockerWorkshop
+
         return DockerWorkshop(self.config, self.endpoint, self.engine, plan, self.say)
 
     def explain(self, only: Sequence[str] = (), against: str = "") -> ExplainedPlan:

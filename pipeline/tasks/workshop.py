@@ -22,6 +22,7 @@ from pipeline.images.context import write_context
 from pipeline.images.dockerfile import takes_context
 from pipeline.images.plan import BuildPlan, Step
 from pipeline.reference import Reference, parse_reference
+from pipeline.tasks.shelf import pull_reference
 
 
 class DockerWorkshop:
@@ -151,14 +152,6 @@ class DockerWorkshop:
                 f"{CONFIG_FILE}:{line}: the build secret '{name}' is missing: {what}", "Provide it, or say `required: false`."
             )
         return ""
-
-
-def pull_reference(config: Config, reference: Reference) -> Reference:
-    """Where an image is pulled from: the same path at `pull_from`, where that is another address."""
-    host, _, prefix = config.pull_from.partition("/")
-    own_prefix = config.registry.partition("/")[2]
-    path = reference.repository.removeprefix(own_prefix + "/") if own_prefix else reference.repository
-    return Reference(host, f"{prefix}/{path}" if prefix else path, reference.tag, reference.digest)
 
 
 def ca_bundle() -> Path:

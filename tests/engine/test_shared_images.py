@@ -218,10 +218,11 @@ def test_activemq_lets_its_user_in_and_nobody_else(start: Start, engine: docker.
     wait_for(lambda: healthy(container), "the broker is healthy", deadline=60)
     port = port_of(container, 61613)
     assert stomp_login(port, "app", PASSWORD) == "CONNECTED"
-    assert stomp_login(port, "app", "wrong") == "ERROR"
-    assert stomp_login(port, "admin", "admin") == "ERROR"
-    assert stomp_login(port, "", PASSWORD) == "ERROR"
-    assert stomp_login(port) == "ERROR"
+    assert stomp_login(port, "app", "wrong") in REFUSED
+    assert stomp_login(port, "admin", "admin") in REFUSED
+    assert stomp_login(port, "", PASSWORD) in REFUSED
+    assert stomp_login(port) in REFUSED
+    assert stomp_login(port, "app", PASSWORD) == "CONNECTED"
     assert listening_ports(container) == {61613, 61616}  # so there is no console
     processes = json.dumps(container.top(ps_args="aux"))
     assert "activemq.jar" in processes
@@ -230,16 +231,24 @@ def test_activemq_lets_its_user_in_and_nobody_else(start: Start, engine: docker.
     assert PASSWORD not in container.logs().decode()
 
 
+# The broker sends an ERROR and hangs up; on a busy machine it has at times hung up before the ERROR was on its way.
+REFUSED = ("ERROR", "")
+
+
 def stomp_login(port: int, *account: str) -> str:
-    """The command of the broker's first frame (STOMP 1.2) after CONNECT; header values are escaped as the protocol wants."""
+    """The command of the broker's first frame (STOMP 1.2) after CONNECT; empty where it hangs up without one.
+
+    Header values are escaped as the protocol wants.
+    """
     escaped = [value.replace("\\", "\\\\").replace(":", "\\c") for value in account]
     login = "".join(f"{header}:{value}\n" for header, value in zip(("login", "passcode"), escaped, strict=False))
     frame = f"CONNECT\naccept-version:1.2\nhost:localhost\n{login}\n\0"
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         connection.sendall(frame.encode())
         answer = b""
-        while b"\n" not in answer and (data := connection.recv(4096)):
-            answer += data
+        with contextlib.suppress(ConnectionResetError):
+            while b"\n" not in answer and (data := connection.recv(4096)):
+                answer += data
     return answer.decode().partition("\n")[0]
 
 

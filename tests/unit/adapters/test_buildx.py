@@ -125,15 +125,48 @@ exit 1
     assert (folder / "runs").read_text() == "run\n" * 2
 
 
-def test_a_failure_shows_the_end_of_what_was_said(folder: Path, tmp_path: Path) -> None:
-    install(
-        folder / "cli-plugins",
-        'cat > /dev/null; echo "#1 before"; printf "\\n------\\n > [2/2] RUN false:\\n------\\nERROR: 1\\n"; exit 1\n',
-    )
+FAILURE = """#1 [1/2] FROM scratch
+#1 0.1 of another step
+#2 [2/2] RUN false
+#2 0.2 it begins
+#3 DONE 0.1s
+#2 0.3 it ends
+#2 ERROR: process "/bin/sh -c false" did not complete successfully: exit code: 1
+------
+ > [2/2] RUN false:
+0.2 it begins
+------
+Dockerfile:2
+--------------------
+   2 | >>> RUN false
+--------------------
+ERROR: failed to solve: exit code: 1
+"""
+
+
+def test_a_failure_shows_all_that_the_failed_step_said_and_nothing_of_others(folder: Path, tmp_path: Path) -> None:
+    (folder / "said").write_text(FAILURE)
+    install(folder / "cli-plugins", f"cat > /dev/null; cat {folder}/said; exit 1\n")
     with pytest.raises(BuildError) as caught:
         Buildx(Endpoint("unix:///x"), tmp_path / "logs").build(REQUEST, write_nothing)
-    assert caught.value.message == "tool could not be built:\n  ------\n   > [2/2] RUN false:\n  ------\n  ERROR: 1"
+    assert [line[2:] for line in caught.value.message.splitlines()] == [
+        "ol could not be built:",
+        " > [2/2] RUN false:",
+        "0.2 it begins",
+        "0.3 it ends",  # buildx's summary lacks it
+        "Dockerfile:2",
+        "--------------------",
+        "   2 | >>> RUN false",
+        "--------------------",
+        "ERROR: failed to solve: exit code: 1",
+    ]
     assert str(tmp_path / "logs/tool.log") in caught.value.hint
+
+
+def test_a_failure_before_any_step_shows_what_was_said(folder: Path, tmp_path: Path) -> None:
+    install(folder / "cli-plugins", 'cat > /dev/null; echo "ERROR: failed to solve: dockerfile parse error"; exit 1\n')
+    with pytest.raises(BuildError, match=r"tool could not be built:\n  ERROR: failed to solve: dockerfile parse error"):
+        Buildx(Endpoint("unix:///x"), tmp_path / "logs").build(REQUEST, write_nothing)
 
 
 def test_what_a_buildx_leaves_running_does_not_keep_the_build_waiting_for_ever(

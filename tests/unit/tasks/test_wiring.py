@@ -18,8 +18,8 @@ from git import Actor, Repo
 from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError, RegistryUnreachableError
 from pipeline.reference import parse_reference
+from pipeline.tasks.shelf import pull_reference
 from pipeline.tasks.wiring import ImageProject, provide_image
-from pipeline.tasks.workshop import pull_reference
 
 MakeProject = Callable[[Mapping[str, str]], Path]
 DIGEST = "sha256:" + "1" * 64
