@@ -13,6 +13,7 @@ from types import FrameType
 from benchmarks.cases import Outcome, measure_few_images, measure_itest, measure_list, measure_many_images
 from benchmarks.change import measure_change
 from benchmarks.measure import BenchmarkError
+from benchmarks.peers import measure_peers
 from benchmarks.report import as_document, describe_machine, show
 from benchmarks.scale import draw_scale, measure_explain, measure_scale
 from benchmarks.scheduling import measure_scheduling
@@ -27,6 +28,7 @@ CASES: dict[str, Callable[[Stage, int], list[Outcome]]] = {
     "scheduling": measure_scheduling,
     "list": measure_list,
     "itest": measure_itest,
+    "peers": measure_peers,
 }
 RESULTS = Path(__file__).with_name("results.json")
 
