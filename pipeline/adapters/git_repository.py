@@ -48,7 +48,7 @@ def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
     )
 
 
-def commit_time(project: Path, commit: str = "HEAD") -> int:
+def commit_time(project: Path, commit: str) -> int:
     """When a commit was committed, in seconds since 1970. Raises RevisionError for one that is not in this clone."""
     return int(_git(project, "show", "--no-patch", "--format=%ct", commit).split()[-1])
 

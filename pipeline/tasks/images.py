@@ -97,8 +97,9 @@ def push(
         check_publishable(plan_made, allow_dirty)
         results = push_images(plan_made, project.engine, project.shelf, progress, project.abort)
         if not only:  # a release is all images of a revision, and a branch's tags name a release
+            commit = plan_made.revision.commit
             release = publish_release(
-                plan_made, results, project.shelf, project.releases, lambda: commit_time(project.config.root), progress
+                plan_made, results, project.shelf, project.releases, lambda: commit_time(project.config.root, commit), progress
             )
             if not commit_only:
                 promote_release(release, project.shelf, project.releases, project.relation, progress)

@@ -35,6 +35,34 @@ def test_a_change_rebuilds_the_image_and_its_descendants_only(hierarchy: Project
     assert reasons["leaf"] == [{"kind": "parent", "what": "middle changed"}]
 
 
+def test_what_is_published_is_what_the_same_command_built(hierarchy: Project) -> None:
+    """Whatever has been written or committed between the two tasks: it belongs to another revision."""
+    hierarchy.write(
+        "tasks.py",
+        """
+import pathlib, subprocess
+from invoke import task
+from pipeline.tasks import namespace
+
+@task
+def edit(context):
+    pathlib.Path("dockerfiles/base/base.txt").write_text("later")
+    subprocess.run(["git", "commit", "-qam", "later"], check=True)
+
+namespace.add_task(edit)
+""",
+    )
+    built_from = hierarchy.commit()
+    planned = hierarchy.json("plan")["images"]
+    hierarchy.invoke("build", "edit", "push")
+    release = json.loads((hierarchy.root / ".pipeline/release.json").read_text())
+    assert release["revision"]["commit"] == built_from
+    assert {name: image["fingerprint"] for name, image in release["images"].items()} == {
+        item["name"]: item["fingerprint"] for item in planned
+    }
+    assert set(hierarchy.actions().values()) == {"build"}
+
+
 def test_the_registrys_image_wins_over_another_local_build(hierarchy: Project, registry: RegistryContainer) -> None:
     hierarchy.image("stamped", "parent: base\n", "RUN head -c 16 /dev/urandom | od > /stamp\n")
     hierarchy.commit()
