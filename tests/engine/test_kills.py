@@ -143,6 +143,7 @@ def test_killed_at_any_effect_the_next_run_converges(ground: Ground, long_run: b
     rounds = max(200, len(cases)) if long_run else 9
     queue = deque((cases * (rounds // len(cases) + 1))[:rounds])
     tried: Counter[tuple[Effect, Side]] = Counter()
+    rebuilt = 0
     while queue:
         effect, side = queue.popleft()
         tried[effect, side] += 1
@@ -161,9 +162,10 @@ def test_killed_at_any_effect_the_next_run_converges(ground: Ground, long_run: b
             wait_for(lambda: not still_running(ground.project), "what the killed process had started has ended")
         built = ground.contents() - before
         assert ground.run() == 0, (what, ground.said)
+        # Fewer where the engine finished, after that look, what the killed process had it build.
         assert ground.builds() <= len(IMAGES) - len(built), (what, ground.said)
-        if quiet:
-            assert ground.builds() == len(IMAGES) - len(built), (what, ground.said)
+        rebuilt += ground.builds()
         ground.check_published(commit)
         assert ground.left() <= files, what
         wait_for(lambda: not still_running(ground.project), "nothing goes on running")
+    assert rebuilt
