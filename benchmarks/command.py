@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 
+from benchmarks.baking import measure_baking
 from benchmarks.cases import Outcome, measure_few_images, measure_itest, measure_list, measure_many_images
 from benchmarks.change import measure_change
 from benchmarks.measure import BenchmarkError
 from benchmarks.peers import measure_peers
+from benchmarks.readiness import measure_readiness
 from benchmarks.report import as_document, describe_machine, show
 from benchmarks.scale import draw_scale, measure_explain, measure_scale
 from benchmarks.scheduling import measure_scheduling
 from benchmarks.stage import Stage
+from benchmarks.states import measure_states
 
 CASES: dict[str, Callable[[Stage, int], list[Outcome]]] = {
     "few": measure_few_images,
@@ -28,6 +31,9 @@ CASES: dict[str, Callable[[Stage, int], list[Outcome]]] = {
     "scheduling": measure_scheduling,
     "list": measure_list,
     "itest": measure_itest,
+    "states": measure_states,
+    "baking": measure_baking,
+    "readiness": measure_readiness,
     "peers": measure_peers,
 }
 RESULTS = Path(__file__).with_name("results.json")

@@ -36,6 +36,10 @@ class Step(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run: Annotated[
         tuple[str, ...], Doc(description="A program (Flyway, sqlplus) with its arguments; it finds the address in its environment.")
     ] = ()
+    reads: Annotated[
+        tuple[str, ...] | None,
+        Doc(description="With `run`: globs of what the program reads, relative to pipeline.yaml; needed for `invoke db.bake`."),
+    ] = None
 
 
 class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -45,22 +49,54 @@ class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Doc(description="The database image: the name of an image definition, or a reference. It is never replaced by another one.")
     ] = "docker.io/gvenzl/oracle-free:23-slim-faststart"
     engine: Annotated[str, Doc(description="The kind of database: an entry point of the group `pipeline.databases`.")] = "oracle"
-    service: Annotated[str, Doc(description="The service (Oracle) or database that the tests log in to.")] = "FREEPDB1"
+    contract: Annotated[
+        str,
+        Doc(
+            description="The kind of image: a contract's name, or a .yaml file of one's own, relative to pipeline.yaml. Default: the engine's."
+        ),
+    ] = ""
+    service: Annotated[
+        str,
+        Doc(description="The service or database that the tests log in to. Default: the contract's.", pattern="^[A-Za-z0-9_.$#-]{0,128}$"),
+    ] = ""
     user: Annotated[
         str, Doc(description="The application's user; its password is random in each session.", pattern="^[A-Za-z][A-Za-z0-9_]{0,29}$")
     ] = "app"
+    isolation: Annotated[
+        str,
+        Doc(
+            description="What a worker of the pytest plugin gets for itself: a `schema` (PostgreSQL: a database) of the run's one "
+            "container, or a `container`, for code with fixed schema names.",
+            pattern="^(schema|container)$",
+        ),
+    ] = "schema"
     prepare: Annotated[tuple[Step, ...], Doc(description="Steps on the fresh database, in order; the first error stops.")] = ()
     run: Annotated[tuple[str, ...], Doc(description="The test command and its arguments; no shell in between.")] = ()
     folder: Annotated[str, Doc(description="Where the test command runs, relative to pipeline.yaml.")] = "."
     junit: Annotated[tuple[str, ...], Doc(description="Globs of the JUnit XML files the tests write; copied to .pipeline/itest/.")] = ()
-    deadline: Annotated[float, Doc(description="Seconds until the database must have answered a login.", gt=0)] = 300.0
-    lease: Annotated[float, Doc(description="Hours after which a session that was never stopped may be swept.", gt=0)] = 3.0
-    memory: Annotated[str, Doc(description="The container's memory limit.", pattern="^[1-9][0-9]*[mg]$")] = "3g"
+    bake: Annotated[
+        str,
+        Doc(
+            description="Baked databases of the same inputs (`invoke db.bake`) that a start takes instead of preparing: "
+            "`never` any, `local`: what the engine has, `registry`: also what the registry has.",
+            pattern="^(never|local|registry)$",
+        ),
+    ] = "local"
+    deadline: (
+        Annotated[float, Doc(description="Seconds until the database must have answered a login. Default: the contract's.", gt=0)] | None
+    ) = None
+    lease: Annotated[
+        float, Doc(description="Hours for which a session lives that nobody stops, renews (`invoke keep-alive`) or runs tests in.", gt=0)
+    ] = 3.0
+    memory: Annotated[str, Doc(description="The container's memory limit. Default: the contract's.", pattern="^([1-9][0-9]*[mg])?$")] = ""
     bind: Annotated[
         str,
         Doc(description="The address of the engine's host that the database is published on, at a random port; the tests must reach it."),
     ] = "127.0.0.1"
-    shm: Annotated[str, Doc(description="The container's shared memory.", pattern="^[1-9][0-9]*[mg]$")] = "1g"
+    shm: Annotated[str, Doc(description="The container's shared memory. Default: the contract's.", pattern="^([1-9][0-9]*[mg])?$")] = ""
+    processes: (
+        Annotated[int, Doc(description="How many processes and threads the container may have. Default: the contract's.", ge=16)] | None
+    ) = None
 
 
 class RegistryServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -81,6 +81,18 @@ class PreparationError(PipelineError):
     exit_code = 41
 
 
+class BakeRefusedError(PipelineError):
+    """The database must not become an image: its stop was not clean, or it would hold what opens something."""
+
+    exit_code = 45
+
+
+class VerificationError(PipelineError):
+    """A database image does not do all that its contract says (`invoke db.verify`)."""
+
+    exit_code = 46
+
+
 class TestsFailedError(PipelineError):
     """The test command ran and said no."""
 

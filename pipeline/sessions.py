@@ -1,7 +1,8 @@
 """What was started together for one purpose: found again, and ended, by the labels it carries on the engine.
 
 Nothing on disk is needed for that. Every container, network and volume has its labels from the moment it exists, so what a
-killed process left behind can be told from the living, and is swept once its lease is over.
+killed process left behind can be told from the living. A container that runs carries its lease inside and ends by itself:
+nobody's clock decides about it from outside.
 """
 
 from __future__ import annotations
@@ -15,17 +16,20 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.errors import ConfigurationError, EngineError
 
 PROJECT = "pipeline.project"
 SESSION = "pipeline.session"
-OWNER = "pipeline.owner"  # HOST:PID:START of the process that made it
+OWNER = "pipeline.owner"  # HOST/PLACE:PID:START of the process that made it
+ENDS = "pipeline.ends"  # with what the session ends: its process, or its lease
 BUILD = "pipeline.build"  # the CI build it was made in; empty outside CI
-LEASE = "pipeline.lease"  # UTC epoch seconds; afterwards anyone may remove it
+LEASE = "pipeline.lease"  # UTC epoch seconds; afterwards anyone may remove what does not run
 CHECKOUT = "pipeline.checkout"
 ROLE = "pipeline.role"
+
+WITH_PROCESS, WITH_LEASE = "process", "lease"
 
 GONE_DEADLINE = 10.0  # seconds for the engine to finish a removal that someone else began
 
@@ -71,12 +75,14 @@ class Session:
     checkout: str
     lease: float  # seconds, counted from when something is made
     build: str = ""
+    one_shot: bool = False  # it ends with the process that made it
 
     def labels(self, role: str) -> dict[str, str]:
         """What everything of this session carries from the moment it exists."""
         return {
             **self.mark,
             OWNER: current_owner(),
+            ENDS: WITH_PROCESS if self.one_shot else WITH_LEASE,
             BUILD: self.build,
             LEASE: str(int(time.time() + self.lease)),
             CHECKOUT: self.checkout,
@@ -110,8 +116,8 @@ def own_session(project: str, checkout: Path, lease: float, environment: Mapping
 
 
 def new_session(project: str, checkout: Path, lease: float, environment: Mapping[str, str]) -> Session:
-    """A session that nobody else can have."""
-    return Session(project, f"itest-{secrets.token_hex(6)}", str(checkout.resolve()), lease, ci_build(environment))
+    """A session that nobody else can have, and that ends with this process."""
+    return Session(project, f"itest-{secrets.token_hex(6)}", str(checkout.resolve()), lease, ci_build(environment), one_shot=True)
 
 
 def ci_build(environment: Mapping[str, str]) -> str:
@@ -145,36 +151,72 @@ def end_session(engine: Engine, session: Session) -> int:
     return len(containers)
 
 
-def sweep(engine: Engine, project: str, now: float | None = None) -> list[tuple[str, str]]:
-    """Remove what this project made and whose lease is over; key and checkout of what that was. The living are not touched."""
+class Thing(NamedTuple):
+    """A container, network or volume of a session."""
+
+    kind: str
+    id: str
+    name: str
+    session: str
+    checkout: str
+    over: str  # why nobody needs it any more; empty for what lives
+
+
+def find_things(engine: Engine, project: str, now: float | None = None) -> list[Thing]:
+    """Everything of this project's sessions, and of each whether it is over. What was started to stay is not among it."""
     now = time.time() if now is None else now
     mark = {PROJECT: project}
-    swept: set[tuple[str, str]] = set()
+    found, alive = [], set()
     for container in engine.list_containers(mark):
-        if _is_over(container.labels, now):
-            engine.remove_container(container.id)
-            swept.add(_session_of(container.labels))
-    for network, labels in engine.list_networks(mark).items():
-        if _is_over(labels, now):
-            engine.remove_network(network)
-            swept.add(_session_of(labels))
-    for volume, labels in engine.list_volumes(mark).items():
-        if _is_over(labels, now):
-            engine.remove_volume(volume)
-            swept.add(_session_of(labels))
-    return sorted(swept)
+        over = _why_over(container.labels, container.state, now)
+        found.append(_thing("container", container.id, container.name, container.labels, over))
+        if not over:
+            alive.add(container.labels.get(SESSION))
+    for kind, listed in (("network", engine.list_networks(mark)), ("volume", engine.list_volumes(mark))):
+        for name, labels in listed.items():
+            over = "" if labels.get(SESSION) in alive else _why_over(labels, "", now)
+            found.append(_thing(kind, name, name, labels, over))
+    return [thing for thing in found if thing.session]
+
+
+def sweep(engine: Engine, project: str, now: float | None = None) -> list[Thing]:
+    """Remove what of this project is over; what that was. The living are not touched."""
+    swept = [thing for thing in find_things(engine, project, now) if thing.over]
+    remove = {"container": engine.remove_container, "network": engine.remove_network, "volume": engine.remove_volume}
+    for thing in swept:
+        remove[thing.kind](thing.id)
+    return swept
 
 
 def current_owner() -> str:
-    """This process: HOST:PID:START, the start in clock ticks since boot, so that a reused pid is not taken for it."""
-    return f"{socket.gethostname()}:{os.getpid()}:{_process_start(os.getpid())}"
+    """This process: HOST/PLACE:PID:START.
+
+    The place is where process ids mean the same: the machine since its last start, and the container that this process is
+    in. The start is in clock ticks since then, so that a pid that is used again is not taken for it.
+    """
+    return f"{_place()}:{os.getpid()}:{_process_start(os.getpid())}"
 
 
 def owner_is_gone(labels: Mapping[str, str]) -> bool:
-    """Whether the process that made it is known to have ended; of another host's processes nothing is known."""
-    host, _, process = labels.get(OWNER, "").partition(":")
+    """Whether the process that made it is known to have ended; of processes elsewhere nothing is known."""
+    return _owner_lives(labels) is False
+
+
+def _owner_lives(labels: Mapping[str, str]) -> bool | None:
+    place, _, process = labels.get(OWNER, "").partition(":")
     pid, _, start = process.partition(":")
-    return host == socket.gethostname() and pid.isdigit() and _process_start(int(pid)) != start
+    if place != _place() or not pid.isdigit():
+        return None
+    return _process_start(int(pid)) == start
+
+
+def _place() -> str:
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8")[:8]
+        namespace = re.sub(r"[^0-9]", "", os.readlink("/proc/self/ns/pid"))
+    except OSError:
+        return socket.gethostname()
+    return f"{socket.gethostname()}/{boot}.{namespace}"
 
 
 def _process_start(pid: int) -> str:
@@ -186,13 +228,23 @@ def _process_start(pid: int) -> str:
     return "" if fields[0] in "ZX" else fields[19]  # a zombie has ended; only its parent has not noticed
 
 
-def _is_over(labels: Mapping[str, str], now: float) -> bool:
+def _why_over(labels: Mapping[str, str], state: str, now: float) -> str:
+    """Why nobody needs it any more; empty where somebody may. `state` is that of a container."""
+    lives = _owner_lives(labels)
     lease = labels.get(LEASE, "")
-    return SESSION in labels and lease.isdigit() and int(lease) < now
+    if state in ("running", "restarting", "paused") and lives is False and labels.get(ENDS) == WITH_PROCESS:
+        return "its process is gone"
+    if state in ("running", "restarting"):  # its lease is inside, and may have been renewed
+        return ""
+    if state != "paused" and lives is False:
+        return "its process is gone, and it does not run"
+    if lives is not True and lease.isdigit() and int(lease) < now:
+        return "its lease was over"
+    return ""
 
 
-def _session_of(labels: Mapping[str, str]) -> tuple[str, str]:
-    return labels[SESSION], labels.get(CHECKOUT, "")
+def _thing(kind: str, identity: str, name: str, labels: Mapping[str, str], over: str) -> Thing:
+    return Thing(kind, identity, name, labels.get(SESSION, ""), labels.get(CHECKOUT, ""), over)
 
 
 def _digest(*parts: str) -> str:

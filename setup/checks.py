@@ -23,7 +23,14 @@ CHECKS: dict[str, list[Path | str]] = {
     "imports": [BIN / "lint-imports"],
     "dead code": [BIN / "vulture"],
     "dependencies": [BIN / "deptry", "."],
-    "shell": [BIN / "shellcheck", "invokew", "setup/engine.sh", ".ci/run"],
+    "shell": [
+        BIN / "shellcheck",
+        "invokew",
+        "setup/engine.sh",
+        ".ci/run",
+        "pipeline/integration/lease.sh",
+        *map(str, (ROOT / "dockerfiles/postgres/bin").iterdir()),
+    ],
 }
 KINDS: dict[str, list[str]] = {
     "unit": ["tests/unit", "-n", "2"],

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import io
 import ipaddress
+import json
+import os
 import socket
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -22,6 +25,10 @@ from pipeline.adapters.ssh_socket import open_ssh_socket
 from pipeline.errors import EngineError, ImageUnavailableError
 
 LOOPBACK = "127.0.0.1"
+_NO_LAYERS = (
+    "The engine does not load an image over layers that it has; seen working with 26.1 and both of its image stores: see `docker info`."
+)
+_DOCUMENT = 4 << 20  # bytes; what is larger in an image's export is a layer
 REQUEST_TIMEOUT = 60.0  # seconds for one answer of the engine; longer than its own 10 s of stopping a container
 
 
@@ -37,6 +44,16 @@ class Container:
     out_of_memory: bool = False
     error: str = ""  # why the engine could not start it
     ports: Mapping[int, int] = field(default_factory=dict)  # TCP port in the container → published port of the engine's host
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the engine's machine has, in bytes; None where that cannot be known from here."""
+
+    memory: int
+    free_memory: int | None
+    free_disk: int | None
+    folder: str  # where the engine keeps its data
 
 
 class DockerEngine:
@@ -63,6 +80,19 @@ class DockerEngine:
         with contextlib.suppress(ValueError):
             return ipaddress.ip_address(self.host).is_loopback
         return False
+
+    def room(self) -> Room:
+        """How much memory and disk there is. What is free is known of this machine only, where the engine runs on it."""
+        with self._translated("say what it has"):
+            said = self._api.info()
+        folder, free_memory, free_disk = str(said.get("DockerRootDir", "")), None, None
+        if self._endpoint.is_unix and os.path.isdir(folder):  # else it is the folder of a virtual machine
+            with contextlib.suppress(OSError, ValueError):
+                place = os.statvfs(folder)
+                free_disk = place.f_bavail * place.f_frsize
+                words = Path("/proc/meminfo").read_text(encoding="ascii").partition("MemAvailable:")[2].split()
+                free_memory = int(words[0]) << 10 if words else None
+        return Room(int(said.get("MemTotal") or 0), free_memory, free_disk, folder)
 
     def find_image(self, reference: str) -> str | None:
         """The id of the image of that name, if the engine has it; the registry is not asked."""
@@ -101,6 +131,9 @@ class DockerEngine:
         bind: str = LOOPBACK,
         memory: str = "",
         shm: str = "",
+        processes: int = 0,
+        launcher: Sequence[str] = (),
+        auto_remove: bool = False,
         host_port: int = 0,
         volumes: Mapping[str, str] | None = None,
         restart: bool = False,
@@ -109,13 +142,16 @@ class DockerEngine:
 
         The TCP port `publish` becomes `host_port` (0: a random one) on the address `bind` of the engine's host. `volumes`:
         named volume → folder. `restart`: start it again when the engine starts. `memory` and `shm` are
-        Docker's sizes, such as 3g. Secrets do not belong here: `docker inspect` shows all of it.
+        Docker's sizes, such as 3g; `processes` is how many processes and threads it may have at most (0: no limit).
+        `launcher` is a program that is given the image's own entrypoint and command as its arguments. `auto_remove`: the
+        engine removes it, and its volumes without a name, when it ends. Secrets do not belong here: `docker inspect` shows all of it.
         """
         import docker.errors
 
         with self._translated(f"create the container {name}"):
             found = self._api.inspect_image(image)
-            declared = (found.get("Config") or {}).get("Volumes") or ()
+            image_config = found.get("Config") or {}
+            declared = image_config.get("Volumes") or ()
             # What an image declares as VOLUME would become a volume without our labels.
             mounts = [
                 {"Type": "volume", "Target": folder, "VolumeOptions": {"Labels": dict(labels)}}
@@ -127,6 +163,9 @@ class DockerEngine:
                 restart_policy={"Name": "unless-stopped"} if restart else None,
                 mem_limit=memory or None,
                 shm_size=shm or None,
+                pids_limit=processes or None,
+                auto_remove=auto_remove,
+                init=False if launcher else None,  # it is the first process itself, whatever the engine's default
                 mounts=mounts or None,
             )
             try:
@@ -135,6 +174,8 @@ class DockerEngine:
                     name=name,
                     labels=dict(labels),
                     environment=dict(environment),
+                    entrypoint=list(launcher) or None,
+                    command=[*(image_config.get("Entrypoint") or ()), *(image_config.get("Cmd") or ())] if launcher else None,
                     ports=[publish],
                     host_config=host_config,
                     use_config_proxy=False,
@@ -178,6 +219,19 @@ class DockerEngine:
         with self._translated(f"start the container {container}"):
             self._api.start(container)
 
+    def rename_container(self, container: str, name: str) -> bool:
+        """Whether it has that name now; not where it is gone or the name is taken."""
+        import docker.errors
+
+        with self._translated(f"rename the container {container}"):
+            try:
+                self._api.rename(container, name)
+            except docker.errors.APIError as error:
+                if error.status_code not in (404, 409):
+                    raise
+                return False
+        return True
+
     def find_container(self, container: str) -> Container | None:
         """The container of that id or name, with its state; None where there is none."""
         import docker.errors
@@ -198,6 +252,11 @@ class DockerEngine:
             error=state.get("Error") or "",
             ports=_published((found.get("NetworkSettings") or {}).get("Ports") or {}),
         )
+
+    def describe_container(self, container: str) -> str:
+        """All that `docker inspect` shows of a container, as text."""
+        with self._translated(f"look at the container {container}"):
+            return json.dumps(self._api.inspect_container(container))
 
     def list_containers(self, labels: Mapping[str, str]) -> list[Container]:
         """All containers, running or not, that carry every one of `labels`. Without ports and exit codes."""
@@ -249,15 +308,109 @@ class DockerEngine:
         """Remove; one that is gone or still in use is no error, and not removed."""
         return self._remove(f"remove the volume {volume}", functools.partial(self._api.remove_volume, volume))
 
-    def read_log(self, container: str, lines: int = 0) -> bytes:
-        """What the container wrote so far, or only its last `lines`; empty where it is gone."""
+    def read_log(self, container: str, lines: int = 0, since: float = 0.0) -> bytes:
+        """What the container wrote so far, or only its last `lines`, or what it wrote since (seconds since 1970); empty where it is gone."""
         import docker.errors
 
         with self._translated(f"read the log of the container {container}"):
             try:
-                return bytes(self._api.logs(container, stdout=True, stderr=True, tail=lines or "all"))
+                return bytes(self._api.logs(container, stdout=True, stderr=True, tail=lines or "all", since=since or None))
             except docker.errors.NotFound:
                 return b""
+            except docker.errors.APIError as error:
+                if error.status_code != 409:  # "dead or marked for removal"
+                    raise
+                return b""
+
+    def follow_log(self, container: str) -> Iterator[bytes]:
+        """What the container wrote so far and writes from now on, in pieces, until it ends."""
+        with self._translated(f"read the log of the container {container}"):
+            yield from self._api.logs(container, stdout=True, stderr=True, stream=True, follow=True)
+
+    def image_labels(self, reference: str) -> Mapping[str, str] | None:
+        """The labels of an image; None where the engine has none of that name."""
+        config = self._image_config(reference)
+        return None if config is None else config.get("Labels") or {}
+
+    def image_volumes(self, reference: str) -> list[str]:
+        """The folders that an image the engine has declares as volumes."""
+        return sorted((self._image_config(reference) or {}).get("Volumes") or ())
+
+    def run_inside(self, container: str, command: Sequence[str], user: str = "") -> tuple[int, bytes]:
+        """Run a program in a running container, as its own user or as `user`; exit code and all that it wrote."""
+        with self._translated(f"run {command[0]} in the container {container}"):
+            run = self._api.exec_create(container, list(command), user=user)["Id"]
+            output = bytes(self._api.exec_start(run))
+            return int(self._api.exec_inspect(run)["ExitCode"]), output
+
+    def signal_container(self, container: str, signal: str) -> None:
+        """Send a signal, such as USR1, to a container's first process."""
+        with self._translated(f"send a signal to the container {container}"):
+            self._api.kill(container, signal)
+
+    def changed_paths(self, container: str) -> list[str]:
+        """What in a container's file system is not as in its image: added, changed or removed."""
+        with self._translated(f"compare the container {container} with its image"):
+            return [str(entry["Path"]) for entry in self._api.diff(container) or ()]
+
+    def commit_container(self, container: str, original: str, reference: str, labels: Mapping[str, str]) -> str:
+        """Make an image of a container's files, with entrypoint, command, environment and labels of the image `original`; its id.
+
+        `labels` are added. An engine's own commit would keep what the container was created with. So the image is described
+        anew, over the layers that the commit has made, and loaded as from an archive, which brings no layers, for the engine has
+        them. In the containerd image store, layers go by other names, which only an export of the image tells.
+        """
+        with self._translated(f"make the image {reference} of the container {container}"):
+            raw = self._api.commit(container)["Id"]
+            try:
+                found = self._api.inspect_image(raw)
+                config = dict(self._api.inspect_image(original)["Config"])
+                config["Labels"] = {**(config.get("Labels") or {}), **labels}
+                archive = self._described_again(raw, config, reference) if self._is_containerd else _image_archive(found, config, reference)
+                for event in self._api.load_image(archive):
+                    if "error" in event:
+                        raise EngineError(f"{reference} cannot be made: {_one_line(event['error'])}", _NO_LAYERS)
+                return str(self._api.inspect_image(reference)["Id"])
+            finally:
+                self._api.remove_image(raw, force=True)
+
+    @functools.cached_property
+    def _is_containerd(self) -> bool:
+        """Whether images are kept in the containerd image store."""
+        return any("io.containerd.snapshotter" in str(entry) for entry in self._api.info().get("DriverStatus") or ())
+
+    def _described_again(self, image: str, config: Mapping[str, Any], reference: str) -> bytes:
+        """An archive for `docker load` of an image with another configuration (OCI Image Layout Specification)."""
+        documents: dict[str, bytes] = {}
+        with tarfile.open(fileobj=_Chunks(self._api.get_image(image)), mode="r|") as tar:
+            for entry in tar:
+                content = tar.extractfile(entry) if entry.isfile() and entry.size <= _DOCUMENT else None
+                documents[entry.name] = content.read() if content else b""
+        found = json.loads(documents["index.json"])["manifests"][0]
+        manifest = json.loads(documents[_blob(found["digest"])])
+        described = {**json.loads(documents[_blob(manifest["config"]["digest"])]), "config": config}
+        blobs: dict[str, bytes] = {}
+
+        def descriptor(kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
+            content = json.dumps(document).encode()
+            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+            blobs[_blob(digest)] = content
+            return {"mediaType": kind, "digest": digest, "size": len(content)}
+
+        manifest["config"] = descriptor(manifest["config"]["mediaType"], described)
+        top = descriptor(found["mediaType"], manifest)
+        top["annotations"] = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference.rpartition(":")[2]}
+        index = {"schemaVersion": 2, "manifests": [top]}
+        return _tar({"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": json.dumps(index).encode(), **blobs})
+
+    def _image_config(self, reference: str) -> dict[str, Any] | None:
+        import docker.errors
+
+        with self._translated(f"look at the image {reference}"):
+            try:
+                return dict(self._api.inspect_image(reference).get("Config") or {})
+            except docker.errors.ImageNotFound:
+                return None
 
     def _remove(self, doing: str, call: Any) -> bool:
         import docker.errors
@@ -307,6 +460,53 @@ class DockerEngine:
                 f"the engine at {self.name} does not answer (while trying to {doing}): {_cause(error)}",
                 "Is it running, and may you use it? `docker info` and `docker context ls` show which engine is meant.",
             ) from error
+
+
+def _image_archive(image: Mapping[str, Any], config: Mapping[str, Any], reference: str) -> bytes:
+    """An archive for `docker load` that describes an image over the layers of `image` (Docker Image Specification v1.2)."""
+    layers = image["RootFS"]["Layers"]
+    described = {name.lower(): image[name] for name in ("Architecture", "Os", "Variant", "Created") if image.get(name)}
+    history = [{"created": image["Created"], "created_by": "pipeline"} for _ in layers]
+    described |= {"config": config, "rootfs": {"type": "layers", "diff_ids": layers}, "history": history}
+    content = json.dumps(described).encode()
+    name = f"{hashlib.sha256(content).hexdigest()}.json"
+    manifest = [{"Config": name, "RepoTags": [reference], "Layers": [f"{number}/layer.tar" for number in range(len(layers))]}]
+    return _tar({name: content, "manifest.json": json.dumps(manifest).encode()})
+
+
+def _blob(digest: str) -> str:
+    return f"blobs/{digest.replace(':', '/')}"
+
+
+def _tar(files: Mapping[str, bytes]) -> bytes:
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for path, content in files.items():
+            entry = tarfile.TarInfo(path)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return archive.getvalue()
+
+
+class _Chunks(io.RawIOBase):
+    """What arrives in pieces, as a file to read from."""
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+        self._rest = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        while size < 0 or len(self._rest) < size:
+            piece = next(self._chunks, None)
+            if piece is None:
+                break
+            self._rest += piece
+        end = len(self._rest) if size < 0 else size
+        text, self._rest = self._rest[:end], self._rest[end:]
+        return text
 
 
 def _filter(labels: Mapping[str, str]) -> dict[str, Sequence[str]]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import PreparationError
 
 if TYPE_CHECKING:
     import oracledb
+
+_INSISTENCE = 8  # times that an attempt is told to end
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,7 @@ class LoginFailure:
 
     codes: tuple[str, ...]
     message: str
+    logged_in: bool = False  # it was the query that failed
 
 
 class OracleDriver:
@@ -32,20 +35,37 @@ class OracleDriver:
         """
         import oracledb
 
+        attempt = _Attempt()
+        task = asyncio.ensure_future(attempt.run(dsn, user, password, query))
         try:
-            await asyncio.wait_for(_log_in(dsn, user, password, query), patience)
-        except TimeoutError:
-            return LoginFailure((), f"the listener accepted the connection and stayed silent for {patience:.0f} s")
+            answered, _ = await asyncio.wait({task}, timeout=patience)
+        finally:
+            await _abandon(task)
+        if not answered:
+            what = "the query was not answered" if attempt.logged_in else "the login was not answered"
+            return LoginFailure((), f"{what} for {patience:.1f} s", attempt.logged_in)
+        try:
+            task.result()
         except (oracledb.Error, OSError) as error:
-            return _failure(error)
+            return replace(_failure(error), logged_in=attempt.logged_in)
         return None
+
+    @property
+    def error(self) -> type[Exception]:
+        import oracledb
+
+        return oracledb.Error
 
     def connect(self, dsn: str, user: str, password: str) -> OracleConnection:
         """Log in to a database that is ready. Raises PreparationError."""
+        return OracleConnection(self.open(dsn, user, password))
+
+    def open(self, dsn: str, user: str, password: str) -> oracledb.Connection:
+        """The driver's own connection to a database that is ready. Raises PreparationError."""
         import oracledb
 
         try:
-            return OracleConnection(oracledb.connect(user=user, password=password, dsn=dsn))
+            return oracledb.connect(user=user, password=password, dsn=dsn)
         except (oracledb.Error, OSError) as error:
             raise PreparationError(
                 f"{user} cannot log in to {dsn}: {_failure(error).message}", "See .pipeline/itest/database.log."
@@ -98,13 +118,32 @@ class OracleConnection:
         return "; ".join([warning, *(f"{name} line {line}: {' '.join(str(text).split())}" for name, line, text in rows)])
 
 
-async def _log_in(dsn: str, user: str, password: str, query: str) -> None:
-    import oracledb
+class _Attempt:
+    """A login with a query, and how far it got."""
 
-    async with oracledb.connect_async(user=user, password=password, dsn=dsn) as connection:
-        with connection.cursor() as cursor:
-            await cursor.execute(query)
-            await cursor.fetchone()
+    def __init__(self) -> None:
+        self.logged_in = False
+
+    async def run(self, dsn: str, user: str, password: str, query: str) -> None:
+        import oracledb
+
+        async with oracledb.connect_async(user=user, password=password, dsn=dsn) as connection:
+            self.logged_in = True
+            with connection.cursor() as cursor:
+                await cursor.execute(query)
+                await cursor.fetchone()
+
+
+async def _abandon(task: asyncio.Task[None]) -> None:
+    """End an attempt, if it is not over. Once is not enough: interrupted in a query, the driver asks the database to break it off
+    and waits for that, too; then it wants to say goodbye, and waits again (measured: four times)."""
+    for _ in range(_INSISTENCE):
+        if task.done():
+            break
+        task.cancel()
+        await asyncio.wait({task}, timeout=0.02)
+    if task.done() and not task.cancelled():
+        task.exception()  # nobody is interested in it any more
 
 
 def _failure(error: BaseException) -> LoginFailure:

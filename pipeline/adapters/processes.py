@@ -11,8 +11,10 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,6 +25,9 @@ GRACE = 10.0  # seconds between a passed-on signal and KILL; what `docker stop` 
 STRAGGLERS_GRACE = 2.0  # seconds for what the program itself left running
 STDERR = 2  # the descriptor
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+FAREWELL = b"done"  # what a companion is told
+FAREWELL_PATIENCE = 2.0  # seconds
+COOKIES = ("BUILD_ID", "JENKINS_NODE_COOKIE", "JENKINS_SERVER_COOKIE", "HUDSON_SERVER_COOKIE")  # Jenkins ends what carries one
 
 
 def find_program(program: str, folder: Path, environment: Mapping[str, str] | None = None) -> Path | None:
@@ -63,6 +68,53 @@ def run_program(command: Sequence[str], folder: Path, environment: Mapping[str, 
         finally:
             _end_group(process, 0.0 if process.poll() is None else STRAGGLERS_GRACE)
     return code
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A process of our own code that waits at the end of a pipe until this process ends, or tells it that it is done."""
+
+    process: subprocess.Popen[bytes]
+
+    def dismiss(self) -> None:
+        """It ends without having done anything, and before this returns."""
+        if not self._close(FAREWELL):
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=FAREWELL_PATIENCE)
+
+    def abandon(self) -> None:
+        """It does what it would do if this process had been killed."""
+        self._close(b"")
+        self.process.returncode = 0  # nobody is going to wait for it
+
+    def _close(self, word: bytes) -> bool:
+        """Whether the pipe was open until now."""
+        pipe = self.process.stdin
+        if pipe is None or pipe.closed:
+            return False
+        with contextlib.suppress(OSError):  # it was killed
+            pipe.write(word)
+        with contextlib.suppress(OSError):
+            pipe.close()
+        return True
+
+
+def start_companion(module: str, arguments: Sequence[str]) -> Companion:
+    """Start `module` beside this process. Ctrl-C in the terminal does not reach it, nor does a CI server that ends what a build started."""
+    environment = {name: value for name, value in os.environ.items() if name not in COOKIES}
+    home = Path(__file__).resolve().parent.parent.parent  # where our code is found, however this process came by it
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=home,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,  # who waits for the end of our output shall not wait for the companion
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        start_new_session=True,
+    )
+    return Companion(process)
 
 
 class _Forwarding:

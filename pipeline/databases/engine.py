@@ -6,9 +6,11 @@ when the configuration names it.
 
 from __future__ import annotations
 
+import enum
 import importlib.metadata
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
 from pipeline.document import nearest
@@ -50,6 +52,17 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Phase(enum.StrEnum):
+    """What a start waits for, in this order."""
+
+    CONTAINER = "container"  # it runs
+    PORT = "port"  # a TCP connection is accepted
+    LISTENER = "listener"  # what accepts it speaks the database's protocol
+    SERVICE = "service"  # it knows the service, and the database behind it is open
+    LOGIN = "login"  # it takes the application's user and password
+    QUERY = "query"  # a SELECT is answered
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one attempt to log in and to SELECT came to."""
@@ -58,6 +71,7 @@ class Answer:
     reason: str = ""  # why not ready, for people
     refused: bool = False  # user or password were refused; too many of these lock the account
     final: bool = False  # waiting longer cannot help
+    phase: Phase = Phase.LOGIN  # the first one that the attempt did not get through
 
 
 @dataclass(frozen=True)
@@ -77,6 +91,16 @@ class Statement:
     number: int  # 1-based, in its script
 
 
+@dataclass(frozen=True)
+class Probe:
+    """Something that applications need of a database: statements that must run, and a query that must then answer `expected`."""
+
+    name: str
+    statements: Sequence[str]
+    query: str
+    expected: str  # the first column of the first row, as text
+
+
 class Connection(Protocol):
     """A logged-in user."""
 
@@ -89,22 +113,27 @@ class Connection(Protocol):
 
 
 class DatabaseEngine(Protocol):
-    """A kind of database and the contract of its container images."""
+    """A kind of database: the protocol it speaks and its SQL. What its container images want is a contract (see contract.py)."""
 
     @property
-    def port(self) -> int:
-        """The TCP port in the container."""
+    def default_contract(self) -> str:
+        """The name of the contract that is meant where none is named."""
+
+    @property
+    def contracts(self) -> Path:
+        """The folder that holds the contracts of this engine's images."""
 
     @property
     def administrator(self) -> str:
         """The name of the user who may do anything in the tests' service."""
 
     @property
-    def ready_line(self) -> str:
-        """What the images print when they believe to be ready. A hint that makes waiting shorter; it proves nothing."""
+    def own_users(self) -> Sequence[str]:
+        """The database's own users, in lower case, which an application cannot have."""
 
-    def environment(self, user: str, service: str, password_files: Mapping[str, str]) -> dict[str, str]:
-        """The container's environment. `password_files` is user name → path; it never holds a password itself."""
+    @property
+    def knock(self) -> bytes:
+        """What a listener of this kind answers, in whatever words, without a login; empty where nothing is known."""
 
     def dsn(self, address: Address) -> str:
         """What the engine's own Python driver takes as address."""

@@ -1,18 +1,31 @@
-"""Oracle: the contract of the images `gvenzl/oracle-free` and `gvenzl/oracle-xe`, which the stand-in follows, too."""
+"""Oracle: what its listener and its login say, and how its scripts are split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
 
-from pipeline.databases.engine import Account, Address, Answer, Connection, Problem, Statement
+from pipeline.databases.contract import CONTRACTS
+from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, Statement
+from pipeline.databases.oracle_states import OracleStates, make_original, watch
 from pipeline.databases.statements import split_script
-
-OWN_SERVICES = ("FREEPDB1", "FREE", "XEPDB1", "XE")  # come with the images; any other service is made at the first start
+from pipeline.databases.states import Prepare, Server, Source, Sql
 
 # Listener and login errors by what waiting can do about them (measured with oracledb's thin mode against real listeners).
 _REFUSED = "ORA-01017"  # user or password; transient early on, for services answer before the passwords are set
 _FINAL = ("ORA-28000", "ORA-28001")  # account locked; password expired
+_UNREACHABLE = "DPY-6005"  # the outermost error of all that happens before a server process answers
+_CLOSED = "DPY-4011"
+_NOT_OPEN = ("ORA-01033", "ORA-01034", "ORA-01089", "ORA-01090", "ORA-01109", "ORA-12547")  # starting, stopping, not open
+
+_PATIENCE = "ALTER SESSION SET DDL_LOCK_TIMEOUT = 30;"  # seconds; jobs of the database itself lock its dictionary early on
+
+# An Oracle Net CONNECT packet with which `tnsping` asks: the listener answers it itself, without a server process.
+_PING = b"(CONNECT_DATA=(COMMAND=ping))"
+_CONNECT = struct.pack(">HHBBH", 58 + len(_PING), 0, 1, 0, 0) + struct.pack(
+    ">HHHHHHHHHHIBB24x", 310, 300, 0, 2048, 32767, 32520, 0, 1, len(_PING), 58, 0, 0, 0
+)
 
 
 class Failure(Protocol):
@@ -24,6 +37,10 @@ class Failure(Protocol):
     @property
     def message(self) -> str: ...
 
+    @property
+    def logged_in(self) -> bool:
+        """Whether the login had succeeded, so that it was the query that failed."""
+
 
 class Driver(Protocol):
     """What is needed of a program library that speaks Oracle Net."""
@@ -33,6 +50,13 @@ class Driver(Protocol):
 
     def connect(self, dsn: str, user: str, password: str) -> OracleConnection:
         """Log in. Raises PreparationError."""
+
+    def open(self, dsn: str, user: str, password: str) -> Any:
+        """The library's own connection. Raises PreparationError."""
+
+    @property
+    def error(self) -> type[Exception]:
+        """What the library raises."""
 
 
 class OracleConnection(Protocol):
@@ -48,22 +72,59 @@ class OracleConnection(Protocol):
 class Oracle:
     """The engine `oracle`."""
 
-    port = 1521
+    default_contract = "oracle-community"
+    contracts = CONTRACTS
     administrator = "system"
-    ready_line = "DATABASE IS READY TO USE!"
+    own_users = ("sys", "system", "public")
+    knock = _CONNECT + _PING
+
+    probes = (
+        Probe(
+            "tables and rows",
+            (
+                "CREATE TABLE verify_row (id INTEGER PRIMARY KEY, name VARCHAR2(20) NOT NULL)",
+                "INSERT INTO verify_row VALUES (1, 'a')",
+                "INSERT INTO verify_row VALUES (2, 'b')",
+                "UPDATE verify_row SET name = 'c' WHERE id = 2",
+                "DELETE FROM verify_row WHERE id = 1",
+            ),
+            "SELECT name FROM verify_row",
+            "c",
+        ),
+        Probe("sequence", ("CREATE SEQUENCE verify_number START WITH 41",), "SELECT verify_number.NEXTVAL FROM dual", "41"),
+        Probe(
+            "large text",
+            (
+                "CREATE TABLE verify_text (content CLOB)",
+                "DECLARE big CLOB; BEGIN FOR i IN 1 .. 20 LOOP big := big || RPAD('x', 4000, 'x'); END LOOP; "
+                "INSERT INTO verify_text VALUES (big); END;",
+            ),
+            "SELECT LENGTH(content) FROM verify_text",
+            "80000",
+        ),
+        Probe(
+            "procedure",
+            (
+                "CREATE TABLE verify_call (n NUMBER)",
+                "CREATE OR REPLACE PROCEDURE verify_add (n IN NUMBER) AS BEGIN INSERT INTO verify_call VALUES (n + 1); END;",
+                "BEGIN verify_add(41); END;",
+            ),
+            "SELECT TO_CHAR(n) FROM verify_call",
+            "42",
+        ),
+        Probe(
+            "foreign key", ("CREATE TABLE verify_child (id INTEGER REFERENCES verify_row (id))",), "SELECT COUNT(*) FROM verify_child", "0"
+        ),
+        Probe(
+            "rolled back",
+            ("CREATE TABLE verify_undo (n NUMBER)", "INSERT INTO verify_undo VALUES (1)", "ROLLBACK"),
+            "SELECT COUNT(*) FROM verify_undo",
+            "0",
+        ),
+    )
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
-
-    def environment(self, user: str, service: str, password_files: Mapping[str, str]) -> dict[str, str]:
-        variables = {
-            "ORACLE_PASSWORD_FILE": password_files[self.administrator],
-            "APP_USER": user,
-            "APP_USER_PASSWORD_FILE": password_files[user],
-        }
-        if service.upper() not in OWN_SERVICES:
-            variables["ORACLE_DATABASE"] = service
-        return variables
 
     def dsn(self, address: Address) -> str:
         return f"{address.host_and_port}/{address.service}"
@@ -80,10 +141,68 @@ class Oracle:
         if failure is None:
             return Answer(ready=True)
         codes = failure.codes
-        return Answer(False, failure.message, refused=_REFUSED in codes, final=any(code in codes for code in _FINAL))
+        return Answer(False, failure.message, refused=_REFUSED in codes, final=any(code in codes for code in _FINAL), phase=_phase(failure))
+
+    def open(self, address: Address, account: Account) -> Any:
+        return self._driver.open(self.dsn(address), account.name, account.password.value)
+
+    accounts_query = "SELECT username FROM all_users"
+
+    def password_script(self, service: str, user: str, passwords: Mapping[str, Password]) -> str:
+        """Common accounts are changed in the root container. SYS gets SYSTEM's password: the images give both the same one, too."""
+        common = passwords[self.administrator]
+        local = {name: password for name, password in passwords.items() if name != self.administrator}
+        return "\n".join(
+            [
+                "WHENEVER SQLERROR EXIT FAILURE",
+                f"ALTER SESSION SET CONTAINER = {service};",
+                _PATIENCE,
+                # The user was made by its name without quotes; other names are those of the data dictionary.
+                *(_identify(name.upper() if name == user else name, password) for name, password in local.items()),
+                "ALTER SESSION SET CONTAINER = CDB$ROOT;",
+                _PATIENCE,
+                _identify("SYS", common),
+                _identify(self.administrator.upper(), common),
+                "EXIT\n",
+            ]
+        )
+
+    @property
+    def error(self) -> type[Exception]:
+        return self._driver.error
+
+    def watch(self, connection: Any, original: str) -> Callable[[], bool]:
+        return watch(connection, self.error, original)
+
+    def make_original(self, server: Server, name: str, prepare: Prepare) -> str:
+        return make_original(self._sql, self.connect, server, name, prepare)
+
+    def states(self, server: Server, original: str, prefix: str, prepare: Prepare) -> Source:
+        return OracleStates(self._sql, self.connect, server, original, prefix, prepare)
+
+    def _sql(self, address: Address, account: Account) -> Sql:
+        return Sql(self.open(address, account), self._driver.error)
 
     def connect(self, address: Address, account: Account) -> Connection:
         return _Connection(self._driver.connect(self.dsn(address), account.name, account.password.value))
+
+
+def _identify(name: str, password: Password) -> str:
+    return f'ALTER USER "{name}" IDENTIFIED BY "{password.value}";'
+
+
+def _phase(failure: Failure) -> Phase:
+    """What the attempt did not get through."""
+    codes = failure.codes
+    if failure.logged_in:
+        return Phase.QUERY
+    if any(code in codes for code in _NOT_OPEN):
+        return Phase.SERVICE
+    if _UNREACHABLE not in codes:
+        return Phase.SERVICE if _CLOSED in codes else Phase.LOGIN  # closed: as the driver shows a database that is stopping
+    if _CLOSED in codes:
+        return Phase.LISTENER  # by Docker's proxy, where nothing listens in the container
+    return Phase.SERVICE if len(codes) > 1 else Phase.PORT  # a listener's refusal is found among the causes
 
 
 class _Connection:

@@ -105,7 +105,9 @@ def _read_script(path: Path, root: Path, user: str, engine: DatabaseEngine) -> S
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"{shown}: it cannot be read: {error}", "It must be a readable UTF-8 text file.") from error
     except ScriptError as error:
-        raise ConfigurationError(f"{shown}:{error.line}: {error}", "Run such a script with a `run:` step of sqlplus instead.") from error
+        raise ConfigurationError(
+            f"{shown}:{error.line}: {error}", "Run such a script with a `run:` step of the database's own client instead."
+        ) from error
 
 
 def _shortened(text: str) -> str:

@@ -15,6 +15,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.reference import COMPONENT, MAX_NAME, REPOSITORY, Reference, parse_reference
 
 Doc = msgspec.Meta
+DATABASES = "databases"  # the folder of repositories, below the namespace, that holds baked databases
 RELEASES = "releases"  # the repository, below the namespace, that holds what each revision consists of
 APPLICATION_FILE = "image.yaml"  # lies beside its Dockerfile; every other file describes the folder dockerfiles/NAME
 
@@ -128,6 +129,12 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
             check(False, f"'from': {error.message}", error.hint, "from")
     repository = file.repository or name
     check(bool(REPOSITORY.fullmatch(repository)), f"'{repository}' is not a repository path", "Use lower-case letters, digits, single separators and slashes.", "repository")  # fmt: skip
+    check(
+        repository.partition("/")[0] != DATABASES,
+        f"repositories below '{DATABASES}' are where baked databases are kept",
+        "Give the image another `repository:`.",
+        "repository",
+    )
     check(
         repository != RELEASES,
         f"the repository '{RELEASES}' is where the releases of the project are kept",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.databases.engine import DatabaseEngine
 from pipeline.integration.database import Database
+from pipeline.state_files import sweep_unfinished, unfinished
 
 SHELL_FILE = "PIPELINE_DATABASE_SH"  # the variables that tell the tests where the two files are
 PROPERTIES_FILE = "PIPELINE_DATABASE_PROPERTIES"
@@ -25,6 +26,12 @@ def address_variables(database: Database, kind: DatabaseEngine) -> dict[str, str
         "DB_PASSWORD": database.user.password.value,
         "DB_DSN": database.dsn,
         "DB_JDBC_URL": kind.jdbc_url(database.address),
+        # Who wants a state for each worker must be able to make users or databases. It is a database to be thrown away, with a
+        # random password; the names differ from those above, so that no test does by mistake what its application may not.
+        "DB_ADMIN_USER": database.administrator.name,
+        "DB_ADMIN_PASSWORD": database.administrator.password.value,
+        "DB_ENGINE": database.engine,
+        "DB_IMAGE": database.image,
     }
 
 
@@ -42,6 +49,7 @@ def write_address_files(state: Path, key: str, variables: Mapping[str, str]) -> 
 
 def remove_address_files(state: Path, key: str) -> None:
     """Files that are not there are no error: the session may have been started elsewhere."""
+    sweep_unfinished(state)
     for path in address_files(state, key):
         path.unlink(missing_ok=True)
 
@@ -53,7 +61,7 @@ def address_files(state: Path, key: str) -> tuple[Path, Path]:
 
 
 def _write_private(path: Path, text: str) -> None:
-    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new = unfinished(path)
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
         file.write(text)

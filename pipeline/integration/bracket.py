@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,22 +17,28 @@ from signal import Signals
 from typing import Protocol
 
 from pipeline.config import CONFIG_FILE, Config
-from pipeline.databases.engine import DatabaseEngine, load_engine
+from pipeline.databases.contract import DatabaseKind, load_kind
+from pipeline.databases.engine import load_engine
 from pipeline.databases.prepare import Program, Script, find_scripts, read_steps
 from pipeline.document import line_of
 from pipeline.errors import ConfigurationError, EngineError, PipelineError, TestsFailedError
 from pipeline.integration.address import address_files, address_variables, remove_address_files, write_address_files
 from pipeline.integration.container_engine import ContainerEngine
 from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, DatabaseSpec
+from pipeline.integration.guardian import Companion, Companions, guarded
 from pipeline.integration.interruption import Interruption
-from pipeline.integration.results import Counts, Results
+from pipeline.integration.lease import look
+from pipeline.integration.results import FAILURE_LOG, Counts, Results
+from pipeline.integration.warm import WarmDatabases
 from pipeline.reference import parse_reference
 from pipeline.sessions import CHECKOUT, PROJECT, SESSION, Session, sweep
 
+RENEWALS = 4  # within the time of a lease: some of them may fail
+RENEWAL_PATIENCE = 5.0  # seconds for one that is under way when the tests end
 RESULTS = "PIPELINE_RESULTS"  # the variable that tells the tests where they may write reports
 
 
-class Programs(Protocol):
+class Programs(Companions, Protocol):
     """What is needed to run foreign programs."""
 
     def find_program(self, program: str, folder: Path, environment: Mapping[str, str] | None = None) -> Path | None: ...
@@ -52,13 +59,16 @@ class Run:
     junit: tuple[str, ...]
 
 
-def read_engine(config: Config) -> DatabaseEngine:
-    """The kind of database that `itest:` names. Raises ConfigurationError for one that is not installed."""
-    with _Checks(config.root).at("engine"):
-        return load_engine(config.itest.engine)
+def read_kind(config: Config) -> DatabaseKind:
+    """The kind of database and image that `itest:` names. Raises ConfigurationError for an engine or contract that is not there."""
+    check = _Checks(config.root)
+    with check.at("engine"):
+        load_engine(config.itest.engine)
+    with check.at("contract"):
+        return load_kind(config.itest.engine, config.itest.contract, config.root)
 
 
-def check_run(config: Config, image: str, kind: DatabaseEngine, programs: Programs, tests: bool = True) -> Run:
+def check_run(config: Config, image: str, kind: DatabaseKind, programs: Programs, tests: bool = True) -> Run:
     """Check all that `itest:` says. Without `tests` the test command is not looked at. Raises ConfigurationError.
 
     `image` may also come from the command line.
@@ -72,8 +82,12 @@ def check_run(config: Config, image: str, kind: DatabaseEngine, programs: Progra
     if tests:
         check.holds(bool(itest.run), ["run"], "there is no test command", "Write for example `run: [mvn, verify]`.")
         check.program(programs, itest.run[0], ["run"], folder)
-    ours = itest.user.lower() in ("sys", kind.administrator.lower())
-    check.holds(not ours, ["user"], f"'{itest.user}' is the database's own", "Name a user that the application has for itself.")
+    check.holds(
+        itest.user.lower() not in kind.own_users,
+        ["user"],
+        f"'{itest.user}' is the database's own",
+        "Name a user that the application has for itself.",
+    )
     for number, step in enumerate(itest.prepare):
         if step.run:
             check.program(programs, step.run[0], ["prepare", number, "run"], config.root)
@@ -83,15 +97,26 @@ def check_run(config: Config, image: str, kind: DatabaseEngine, programs: Progra
     for number, glob in enumerate(itest.junit):
         good = bool(glob) and not Path(glob).is_absolute() and ".." not in Path(glob).parts
         check.holds(good, ["junit", number], f"'{glob}' leaves the project", "Globs are relative to pipeline.yaml and stay below it.")
-    database = DatabaseSpec(itest.engine, image, itest.service, itest.user, itest.bind, itest.memory, itest.shm, itest.deadline)
-    steps = tuple(read_steps(config.root, itest.prepare, kind))
+    contract, limits = kind.contract, kind.contract.limits
+    database = DatabaseSpec(
+        itest.engine,
+        image,
+        itest.service or contract.service.default,
+        itest.user,
+        itest.bind,
+        itest.memory or limits.memory,
+        itest.shm or limits.shm,
+        itest.processes or limits.processes,
+        itest.deadline or contract.deadline,
+    )
+    steps = tuple(read_steps(config.root, itest.prepare, kind.engine))
     return Run(config.root, config.state, database, steps, itest.run, folder, itest.junit)
 
 
 class Bracket:
     """The steps of a run on one container engine."""
 
-    def __init__(self, engine: ContainerEngine, kind: DatabaseEngine, programs: Programs, say: Callable[[str], None]) -> None:
+    def __init__(self, engine: ContainerEngine, kind: DatabaseKind, programs: Programs, say: Callable[[str], None]) -> None:
         self._engine = engine
         self._kind = kind
         self._programs = programs
@@ -101,7 +126,20 @@ class Bracket:
         """The session's database, ready and prepared, its address in the files of the session."""
         with Interruption() as interruption:
             ours = not Results(run.root, run.state).are_claimed() and not self._runs(run, session)
-            return self._start(run, session, interruption, ours)
+            with guarded(self._programs, session, run.state):
+                return self._start(run, session, interruption, ours)
+
+    def start_clean(self, run: Run, session: Session) -> Database:
+        """The same, but whatever ran there before: a clean one, from the baked image of `run`, and the next one laid aside."""
+        with Interruption() as interruption:
+            ours = not Results(run.root, run.state).are_claimed()
+            self._runs(run, session)
+            warm = WarmDatabases(self._engine, self._host(interruption), self._say)
+            with guarded(self._programs, session, run.state):
+                warm.make_way(session, run.database)
+                database = self._start(run, session, interruption, ours)
+                warm.lay_aside(session, run.database)
+                return database
 
     def run_tests(self, run: Run, session: Session) -> Counts:
         """Run the test command against the session's database, which goes on running. Raises TestsFailedError."""
@@ -115,6 +153,21 @@ class Bracket:
                 raise
             return self._run_tests(run, database, interruption)
 
+    def keep_alive(self, session: Session, seconds: float) -> None:
+        """Let the session's database live for so many seconds from now on. Raises SessionMissingError where none runs."""
+        with Interruption() as interruption:
+            self._host(interruption).renew(session, seconds)
+
+    def find(self, run: Run, session: Session) -> Database:
+        """The session's running database. Raises SessionMissingError where there is none."""
+        with Interruption() as interruption:
+            return self._host(interruption).find(session, run.database.deadline, lambda _log: None)
+
+    def read_log(self, session: Session, follow: bool = False) -> Iterator[bytes]:
+        """The log of the session's database by lines, without passwords; with `follow` until it ends. Raises SessionMissingError."""
+        with Interruption() as interruption, interruption.allowed():
+            yield from self._host(interruption).follow_log(session, follow)
+
     def stop(self, state: Path, session: Session) -> int:
         """End the session; how many containers that were. Nothing there is no error."""
         with Interruption() as interruption:
@@ -123,21 +176,26 @@ class Bracket:
     def whole(self, run: Run, session: Session) -> Counts:
         """Start, run the tests, stop, whatever happens."""
         with Interruption() as interruption:
-            failure: BaseException | None = None
             self._runs(run, session)  # where the engine does not answer, there is nothing to clean up, either
+            with guarded(self._programs, session, run.state) as guardian:
+                return self._whole(run, session, interruption, guardian)
+
+    def _whole(self, run: Run, session: Session, interruption: Interruption, guardian: Companion) -> Counts:
+        failure: BaseException | None = None
+        try:
+            database = self._start(run, session, interruption)
+            return self._run_tests(run, database, interruption)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
             try:
-                database = self._start(run, session, interruption)
-                return self._run_tests(run, database, interruption)
-            except BaseException as error:
-                failure = error
-                raise
-            finally:
-                try:
-                    self._stop(Results(run.root, run.state), run.state, session, interruption)
-                except PipelineError as error:
-                    if failure is None:
-                        raise
-                    self._say(f"warning: {error.message}")  # why the run failed matters more
+                self._stop(Results(run.root, run.state), run.state, session, interruption)
+            except PipelineError as error:
+                if failure is None:
+                    raise
+                self._say(f"warning: {error.message}")  # why the run failed matters more
+                guardian.abandon()
 
     def _host(self, interruption: Interruption) -> DatabaseHost:
         return DatabaseHost(self._engine, self._kind, interruption, self._say)
@@ -145,7 +203,7 @@ class Bracket:
     def _runs(self, run: Run, session: Session) -> bool:
         """Whether the session's database runs; the first question to the engine, before anything is made."""
         try:
-            container = self._engine.find_container(session.name_of(ROLE))
+            container = look(self._engine, session.name_of(ROLE))
         except EngineError as error:
             Results(run.root, run.state).begin()
             self._fail_to_start(run, session, error)
@@ -179,7 +237,7 @@ class Bracket:
         finally:
             if database is None:
                 self._discard_address(run.state, session)
-        write_address_files(run.state, session.key, address_variables(database, self._kind))
+        write_address_files(run.state, session.key, address_variables(database, self._kind.engine))
         return database
 
     def _run_tests(self, run: Run, database: Database, interruption: Interruption) -> Counts:
@@ -190,7 +248,7 @@ class Bracket:
         self._say(f"tests: {run.command[0]}")
         code: int | None = None
         try:
-            with interruption.allowed():
+            with self._renewing(database, interruption), interruption.allowed():
                 code = self._programs.run_program(run.command, run.folder, environment)
         finally:
             outcome = "interrupted" if code is None else _outcome(code)
@@ -205,12 +263,31 @@ class Bracket:
         self._say(f"tests: {counts}")
         return counts
 
+    @contextlib.contextmanager
+    def _renewing(self, database: Database, interruption: Interruption) -> Iterator[None]:
+        """Renew the lease, now and while in here: tests may take longer than it lasts."""
+        host, session, over = self._host(interruption), database.session, threading.Event()
+
+        def renew_again() -> None:
+            while not over.wait(session.lease / RENEWALS):
+                with contextlib.suppress(PipelineError):  # the database may be gone, which the tests will notice
+                    host.renew(session, session.lease)
+
+        host.renew(session, session.lease)
+        thread = threading.Thread(target=renew_again, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(RENEWAL_PATIENCE)
+
     def _sweep(self, state: Path, session: Session) -> None:
         """Remove what outlived its lease, and the addresses of this checkout's sessions among it."""
         swept = sweep(self._engine, session.project)
-        for key, _ in swept:
-            self._say(f"swept session {key}: its lease was over")
-        gone = {file for key, checkout in swept if checkout == session.checkout for file in address_files(state, key)}
+        for key, why in sorted({(thing.session, thing.over) for thing in swept}):
+            self._say(f"swept session {key}: {why}")
+        gone = {file for thing in swept if thing.checkout == session.checkout for file in address_files(state, thing.session)}
         if gone:
             here = self._engine.list_containers({PROJECT: session.project, CHECKOUT: session.checkout})
             gone -= {file for container in here for file in address_files(state, container.labels.get(SESSION, ""))}
@@ -230,7 +307,10 @@ class Bracket:
         properties = {"database.image": database.image, "database.standin": str(database.standin).lower()}
         counts = results.collect(run.junit, properties, database.mask)
         try:
-            results.keep_log(self._host(interruption).read_log(database))
+            host = self._host(interruption)
+            results.keep_log(host.read_log(database))
+            if counts.first_failure is not None:
+                results.keep_log(host.read_log(database, since=counts.first_failure), FAILURE_LOG)
         except EngineError as error:
             self._say(f"warning: {error.message}")
         results.write_summary(
@@ -250,7 +330,7 @@ class Bracket:
         return self._host(interruption).stop(session, results.keep_log)
 
     def _environment(self, database: Database, run: Run, results: Results) -> dict[str, str]:
-        address = address_variables(database, self._kind)
+        address = address_variables(database, self._kind.engine)
         files = write_address_files(run.state, database.session.key, address)
         return {**os.environ, **address, **files, RESULTS: str(results.folder)}
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from pipeline import sessions
+from pipeline.integration.room import Room
 from pipeline.sessions import Labelled
 
 
@@ -37,6 +38,8 @@ class ContainerEngine(sessions.Engine, Protocol):
     @property
     def is_local(self) -> bool: ...
 
+    def room(self) -> Room: ...
+
     def find_image(self, reference: str) -> object | None: ...
 
     def pull_image(self, reference: str) -> None: ...
@@ -52,6 +55,9 @@ class ContainerEngine(sessions.Engine, Protocol):
         bind: str,
         memory: str,
         shm: str,
+        processes: int,
+        launcher: Sequence[str],
+        auto_remove: bool,
     ) -> str | None: ...
 
     def write_files(self, container: str, folder: str, files: Mapping[str, bytes]) -> None: ...
@@ -62,4 +68,8 @@ class ContainerEngine(sessions.Engine, Protocol):
 
     def find_container(self, container: str) -> Inspected | None: ...
 
-    def read_log(self, container: str, lines: int = 0) -> bytes: ...
+    def rename_container(self, container: str, name: str) -> bool: ...
+
+    def follow_log(self, container: str) -> Iterable[bytes]: ...
+
+    def read_log(self, container: str, lines: int = 0, since: float = 0.0) -> bytes: ...

@@ -9,13 +9,16 @@ from __future__ import annotations
 import secrets
 import string
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline import sessions
-from pipeline.databases.engine import Account, Address, Connection, DatabaseEngine, Password
+from pipeline.databases.bake import START_SCRIPT, Baked, rotating
+from pipeline.databases.contract import DatabaseKind
+from pipeline.databases.engine import Account, Address, Connection, Password
+from pipeline.databases.knock import knock
 from pipeline.databases.prepare import Program, Script, run_steps
-from pipeline.databases.readiness import HealthCheck, wait_until_ready
+from pipeline.databases.readiness import HealthCheck, Waited, wait_until_ready
 from pipeline.errors import (
     ConfigurationError,
     DatabaseNotReadyError,
@@ -27,6 +30,9 @@ from pipeline.errors import (
 )
 from pipeline.integration.container_engine import ContainerEngine, Inspected
 from pipeline.integration.interruption import Interruption
+from pipeline.integration.lease import FOLDER as FILES
+from pipeline.integration.lease import LAUNCHER, PREPARED, find_end, lease_files, look, renewal, without_end
+from pipeline.integration.room import asked, check_room
 from pipeline.sessions import Session
 
 ROLE = "database"
@@ -36,9 +42,9 @@ SERVICE = "pipeline.database.service"
 USER = "pipeline.database.user"
 BIND = "pipeline.database.bind"
 STANDIN = "pipeline.database.standin"  # comes from the image
+BAKED = "pipeline.database.baked"  # the baked image it was started from
+FINGERPRINT = "pipeline.database.fingerprint"
 
-FILES = "/run/pipeline"  # in the container; part of its own file system, for a tmpfs would be mounted over it at the start
-PREPARED = ".prepared"  # no user is called that; the file there that says that preparation is done
 CREATION_PATIENCE = 10.0  # seconds that another process may take between creating a container and starting it
 LOG_END = 20  # lines of a dead container's log in a message
 
@@ -59,7 +65,10 @@ class DatabaseSpec:
     bind: str
     memory: str
     shm: str
+    processes: int  # at most, threads among them
     deadline: float  # seconds until it must have answered a login
+    fingerprint: str = ""  # of what it is prepared from; empty where that is not known
+    baked: Baked | None = None  # what to start instead of the image and its preparation
 
 
 @dataclass(frozen=True)
@@ -76,7 +85,10 @@ class Database:
     user: Account
     administrator: Account
     ready_seconds: float = 0.0
+    waited: Waited | None = None  # how that went, phase by phase
     made: bool = False  # by this call, not found
+    baked: str = ""  # the baked image it was started from
+    fingerprint: str = ""  # of what it was prepared from
 
     def mask(self, text: bytes) -> bytes:
         """`text` without this database's passwords."""
@@ -87,13 +99,14 @@ class Database:
     @property
     def description(self) -> str:
         """The image, and what it truly is."""
-        return f"{self.image} (a stand-in, not Oracle)" if self.standin else self.image
+        baked = f", baked as {self.baked}" if self.baked else ""
+        return f"{self.image} (a stand-in, not Oracle){baked}" if self.standin else f"{self.image}{baked}"
 
 
 class DatabaseHost:
     """Databases of one kind in sessions on one container engine."""
 
-    def __init__(self, engine: ContainerEngine, kind: DatabaseEngine, interruption: Interruption, say: Callable[[str], None]) -> None:
+    def __init__(self, engine: ContainerEngine, kind: DatabaseKind, interruption: Interruption, say: Callable[[str], None]) -> None:
         self._engine = engine
         self._kind = kind
         self._interruption = interruption
@@ -126,7 +139,7 @@ class DatabaseHost:
                     verb = "ready" if made else "found"
                     self._say(f"database: {verb} after {database.ready_seconds:.1f} s at {database.dsn}: {database.description}")
                     if made:
-                        self._prepare(database, steps, run_program)
+                        self._prepare(database, () if database.baked else steps, run_program)
                     elif not self._wait_until_prepared(database, spec.deadline):
                         self._say(f"the start of session {session.key} was abandoned half-way: starting again")
                         self._engine.remove_container(container)
@@ -134,7 +147,10 @@ class DatabaseHost:
                 if made:
                     self._engine.write_files(container, FILES, {PREPARED: b""})
                 return database
-            except BaseException:
+            except BaseException as error:
+                if isinstance(error, DatabaseNotReadyError) and not made and self._engine.find_container(container) is None:
+                    self._say(f"the database of session {session.key} was removed meanwhile: starting again")
+                    continue
                 self._keep_log(container, database, keep_log)
                 if made:
                     self._give_up(session, container)
@@ -167,16 +183,49 @@ class DatabaseHost:
             raise
         return database
 
-    def read_log(self, database: Database) -> bytes:
-        """The database's log so far, without passwords; empty where the container is gone."""
-        return database.mask(self._engine.read_log(database.container))
+    def read_log(self, database: Database, since: float = 0.0) -> bytes:
+        """The database's log so far, or since a moment, without passwords; empty where the container is gone."""
+        return database.mask(self._engine.read_log(database.container, since=since))
+
+    def follow_log(self, session: Session, follow: bool) -> Iterator[bytes]:
+        """The log of the session's database by lines, without passwords; with `follow` as it grows, until the database has ended."""
+        container = look(self._engine, session.name_of(ROLE))
+        if container is None:
+            raise SessionMissingError(
+                f"there is no session {session.key} on the engine at {self._engine.name}", "Start it: invoke start-oracle"
+            )
+        accounts = self._accounts(container)
+        rest = b""
+        for piece in self._engine.follow_log(container.id) if follow else (self._engine.read_log(container.id),):
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:  # whole ones: a password may come in two pieces
+                yield _masked(line, accounts) + b"\n"
+                if find_end(line):
+                    return
+        if rest:
+            yield _masked(rest, accounts) + b"\n"
 
     def epitaph(self, database: Database) -> str:
         """How the database's container ended; empty while it runs."""
-        container = self._engine.find_container(database.container)
+        container = look(self._engine, database.container)
         if container is None:
             return f"the database's container {database.container[:12]} was removed"
         return "" if container.state == "running" else self._epitaph(container, database)
+
+    def renew(self, session: Session, seconds: float) -> None:
+        """Let the session's database live for so many seconds from now on. Raises SessionMissingError where there is none."""
+        missing = SessionMissingError(
+            f"there is no running session {session.key} on the engine at {self._engine.name}", "Start it: invoke start-oracle"
+        )
+        container = look(self._engine, session.name_of(ROLE))
+        if container is None or container.state not in ALIVE:
+            raise missing
+        try:
+            self._engine.write_files(container.id, FILES, renewal(seconds))
+        except EngineError:
+            if self._engine.find_container(container.id) is None:  # it ended in this moment
+                raise missing from None
+            raise
 
     def stop(self, session: Session, keep_log: Callable[[bytes], None]) -> int:
         """End the session, keeping its log; how many containers that were. Nothing there is no error."""
@@ -206,7 +255,7 @@ class DatabaseHost:
         """The session's container; another process that has just created it is given the time to start it."""
         patience_ends = time.monotonic() + CREATION_PATIENCE
         while True:
-            container = self._engine.find_container(session.name_of(ROLE))
+            container = look(self._engine, session.name_of(ROLE))
             if (
                 container is None
                 or container.state != "created"
@@ -222,9 +271,9 @@ class DatabaseHost:
         name = session.name_of(ROLE)
         patience_ends = time.monotonic() + CREATION_PATIENCE
         while True:
-            container = self._engine.find_container(name)
+            container = look(self._engine, name)
             if container is None:
-                made = self._make(name, session, spec)
+                made = self.make(name, session, spec)
                 if made:
                     return made, True
             elif container.state in ALIVE:
@@ -240,28 +289,50 @@ class DatabaseHost:
             with self._interruption.allowed():
                 time.sleep(0.05)
 
-    def _make(self, name: str, session: Session, spec: DatabaseSpec) -> str | None:
-        accounts = {user: _new_password() for user in (self._kind.administrator, spec.user)}
+    def make(self, name: str, session: Session, spec: DatabaseSpec) -> str | None:
+        """A container of that name, started; its id, or None where the name is taken."""
+        accounts = {user: new_password() for user in (self._kind.administrator, spec.user)}
+        paths = {user: f"{FILES}/{user}" for user in accounts}
+        baked = spec.baked.reference if spec.baked else ""
         labels = {ENGINE: spec.engine, IMAGE: spec.image, SERVICE: spec.service, USER: spec.user, BIND: spec.bind}
+        labels |= {FINGERPRINT: spec.fingerprint, BAKED: baked}
+        room = asked(self._engine.room)  # which takes as long as creating
         container = self._engine.create_container(
             name=name,
-            image=spec.image,
+            image=baked or spec.image,
             labels={**session.labels(ROLE), **labels},
-            environment=self._kind.environment(spec.user, spec.service, {user: f"{FILES}/{user}" for user in accounts}),
+            environment=self._kind.environment(spec.user, spec.service, paths),
             publish=self._kind.port,
             bind=spec.bind,
             memory=spec.memory,
             shm=spec.shm,
+            processes=spec.processes,
+            launcher=LAUNCHER,
+            auto_remove=True,
         )
         if container is None:
             return None
         try:
-            self._engine.write_files(container, FILES, {user: password.value.encode() for user, password in accounts.items()})
+            check_room(room(), spec.memory, self._say)
+            passwords = {user: password.value.encode() for user, password in accounts.items()}
+            self._engine.write_files(container, FILES, {**passwords, **lease_files(session.lease)})
+            for path, content in self._kind.files(spec.user, spec.service, paths, accounts).items():
+                folder, _, name = path.rpartition("/")
+                self._engine.write_files(container, folder, {name: content})
+            if spec.baked:
+                self._replace_passwords(container, spec, spec.baked, accounts)
             self._engine.start_container(container)
         except BaseException:
             self._engine.remove_container(container)
             raise
         return container
+
+    def _replace_passwords(self, container: str, spec: DatabaseSpec, baked: Baked, accounts: Mapping[str, Password]) -> None:
+        """Let the image's own start give every account a new password: nobody knows those that are in it."""
+        kind = self._kind
+        passwords = {**accounts, **{name: new_password() for name in baked.accounts}}
+        script = rotating(kind).password_script(spec.service, spec.user, passwords)
+        self._engine.write_files(container, kind.contract.scripts.start, {START_SCRIPT: script.encode()})
 
     def _check_same(self, container: Inspected, spec: DatabaseSpec) -> None:
         wanted = {ENGINE: spec.engine, IMAGE: spec.image, SERVICE: spec.service, USER: spec.user}
@@ -272,10 +343,13 @@ class DatabaseHost:
                 raise ConfigurationError(
                     f"the session runs with {noun} '{found}', but '{value}' is asked for", "Stop it first: invoke stop-oracle"
                 )
+        prepared_from = container.labels.get(FINGERPRINT, "")
+        if prepared_from and spec.fingerprint and prepared_from != spec.fingerprint:
+            self._say("database: it was prepared from other inputs than those of now; to replace it: invoke start-oracle --reuse")
 
     def _open(self, container_id: str, session: Session, begun: float, made: bool) -> Database:
         """What is known of a container, asked of the engine only."""
-        container = self._engine.find_container(container_id)
+        container = look(self._engine, container_id)
         if container is None or container.state not in ALIVE:
             raise self._death(container)
         accounts = self._accounts(container)
@@ -297,6 +371,8 @@ class DatabaseHost:
             administrator=accounts[1],
             ready_seconds=time.monotonic() - begun,
             made=made,
+            baked=labels.get(BAKED, ""),
+            fingerprint=labels.get(FINGERPRINT, ""),
         )
 
     def _accounts(self, container: Inspected) -> list[Account]:
@@ -310,17 +386,23 @@ class DatabaseHost:
 
     def _wait(self, database: Database, deadline: float, begun: float) -> Database:
         def check_alive() -> None:
-            container = self._engine.find_container(database.container)
+            container = look(self._engine, database.container)
             if container is None or container.state not in ALIVE:
-                raise self._death(container, database)
+                death = self._death(container, database)
+                self._say(f"database: {death.message.partition(';')[0]}")  # now: its log is kept before the error is shown
+                raise death
 
         def announced() -> bool:
             return self._kind.ready_line.encode() in self._engine.read_log(database.container, lines=200)
 
-        wait_until_ready(
-            lambda patience: self._kind.log_in(database.address, database.user, patience), check_alive, announced, HealthCheck(deadline)
+        waited = wait_until_ready(
+            lambda patience: self._kind.log_in(database.address, database.user, patience),
+            check_alive,
+            announced,
+            lambda: knock(database.address, self._kind.knock),
+            HealthCheck(deadline, spent=time.monotonic() - begun),
         )
-        return replace(database, ready_seconds=time.monotonic() - begun)
+        return replace(database, ready_seconds=time.monotonic() - begun, waited=waited)
 
     def _prepare(
         self, database: Database, steps: Sequence[Script | Program], run_program: Callable[[Database, Sequence[str]], int]
@@ -342,7 +424,7 @@ class DatabaseHost:
         """Whether the start that made it got to its end; False where its process is gone."""
         ends = time.monotonic() + deadline
         while True:
-            container = self._engine.find_container(database.container)
+            container = look(self._engine, database.container)
             if container is None or container.state in ("exited", "dead", "removing"):
                 raise DatabaseNotReadyError(self._epitaph(container, database), "Start it again: invoke start-oracle")
             gone = sessions.owner_is_gone(container.labels)  # asked before: it may write the file as its last deed
@@ -369,7 +451,7 @@ class DatabaseHost:
             container = self._engine.find_container(container_id)
             if container is None:
                 return
-            log = self._engine.read_log(container.id)
+            log = without_end(self._engine.read_log(container.id))
             for account in [database.user, database.administrator] if database else self._accounts(container):
                 log = log.replace(account.password.value.encode(), b"***")
         except EngineError as error:
@@ -389,15 +471,21 @@ class DatabaseHost:
             return "the database's container was created, but never started"
         cause = ", out of memory (raise `itest.memory`)" if container.out_of_memory else ""
         cause += f", {container.error}" if container.error else ""
-        log = self._engine.read_log(container.id, lines=LOG_END)
+        log = without_end(self._engine.read_log(container.id, lines=LOG_END))
         for account in [database.user, database.administrator] if database else self._accounts(container):
             log = log.replace(account.password.value.encode(), b"***")
         end = log.decode(errors="replace").strip() or "(it wrote nothing)"
         return f"the database's container ended with exit code {container.exit_code}{cause}; the end of its log:\n{end}"
 
 
-def _new_password() -> Password:
-    """Random; a letter first and only letters and digits, which every tool takes unquoted; within Oracle's 30 bytes."""
+def _masked(log: bytes, accounts: Sequence[Account]) -> bytes:
+    for account in accounts:
+        log = log.replace(account.password.value.encode(), b"***")
+    return log
+
+
+def new_password() -> Password:
+    """Random; a letter first and only letters and digits, which every tool takes unquoted; within the 30 bytes that some databases allow."""
     while True:
         text = secrets.choice(string.ascii_letters) + "".join(secrets.choice(_ALPHABET) for _ in range(23))
         if any(sign.islower() for sign in text) and any(sign.isupper() for sign in text) and any(sign.isdigit() for sign in text):

@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -17,6 +18,7 @@ from pipeline.errors import CheckoutBusyError
 FOLDER = "itest"
 LOCK = "itest.lock"  # held by the run whose results these are going to be; it goes with its process, however that ends
 LOG = "database.log"
+FAILURE_LOG = "database-since-failure.log"
 SUMMARY = "summary.md"
 
 
@@ -29,6 +31,7 @@ class Counts:
     tests: int = 0
     failed: int = 0  # failures and errors
     skipped: int = 0
+    first_failure: float | None = None  # when the first test that failed began, in seconds since 1970; never later than it was
 
     @property
     def passed(self) -> int:
@@ -99,13 +102,15 @@ class Results:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._begun_ns = self.folder.stat().st_mtime_ns  # by the file system's own clock, which the test reports are compared with
 
-    def keep_log(self, log: bytes) -> None:
+    def keep_log(self, log: bytes, name: str = LOG) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / LOG).write_bytes(log)
+        (self.folder / name).write_bytes(log)
 
     def collect(self, globs: Sequence[str], properties: dict[str, str], mask: Callable[[bytes], bytes]) -> Counts:
         """Copy the JUnit files that this run wrote, with `properties` in every test suite; what they say."""
-        files, unreadable, totals = 0, [], [0, 0, 0]
+        files = tests = failed = skipped = 0
+        unreadable: list[str] = []
+        failures: list[float] = []
         for source, target in self._new_files(globs):
             content = mask(source.read_bytes())
             try:
@@ -118,18 +123,17 @@ class Results:
                 target.write_bytes(content)
                 unreadable.append(str(target.relative_to(self.folder)))
                 continue
+            written = source.stat().st_mtime
             for suite in suites:
                 _add_properties(suite, properties)
+                failures += _first_failure(suite, written)
             target.write_bytes(ElementTree.tostring(tree, encoding="utf-8", xml_declaration=True))
             files += 1
             for case in tree.iter("testcase"):
-                outcomes = {child.tag for child in case}
-                totals = [
-                    totals[0] + 1,
-                    totals[1] + bool(outcomes & {"failure", "error"}),
-                    totals[2] + ("skipped" in outcomes),
-                ]
-        return Counts(files, tuple(unreadable), *totals)
+                tests += 1
+                failed += _failed(case)
+                skipped += case.find("skipped") is not None
+        return Counts(files, tuple(unreadable), tests, failed, skipped, min(failures, default=None))
 
     def write_summary(self, lines: Sequence[tuple[str, str]]) -> None:
         """A Markdown table; the only thing in it that is not about this run is when it was written."""
@@ -160,6 +164,44 @@ def _add_properties(suite: ElementTree.Element, properties: dict[str, str]) -> N
         for old in [entry for entry in found if entry.get("name") == name]:
             found.remove(old)
         ElementTree.SubElement(found, "property", name=name, value=value)
+
+
+def _failed(case: ElementTree.Element) -> bool:
+    return case.find("failure") is not None or case.find("error") is not None
+
+
+def _first_failure(suite: ElementTree.Element, written: float) -> list[float]:
+    """When the suite's first failed test began; empty where none failed. `written`: when the file was, which bounds a suite without a time.
+
+    JUnit XML has a start for the suite only, and a duration for each test. They add up where the tests ran one after another; where
+    they ran in parallel, the failed one may have begun as early as the suite.
+    """
+    cases = suite.findall("testcase")
+    failed = next((number for number, case in enumerate(cases) if _failed(case)), None)
+    if failed is None:
+        return []
+    durations = [_number(case.get("time")) for case in cases]
+    whole = _number(suite.get("time"))
+    begun = _moment(suite.get("timestamp"))
+    if begun is None:
+        begun = written - max(whole, sum(durations))
+    one_after_another = sum(durations) <= whole
+    return [begun + (sum(durations[:failed]) if one_after_another else 0.0)]
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float((text or "0").replace(",", ""))  # Surefire writes 1,234.5
+    except ValueError:
+        return 0.0
+
+
+def _moment(text: str | None) -> float | None:
+    """Seconds since 1970; a time without an offset is this machine's."""
+    try:
+        return datetime.fromisoformat(text or "").timestamp()
+    except ValueError:
+        return None
 
 
 def _cell(text: str) -> str:

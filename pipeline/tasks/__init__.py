@@ -9,7 +9,7 @@ import gc
 
 from invoke.collection import Collection
 
-from pipeline.tasks import clean, doctor, images, itest, pins, registry, releases
+from pipeline.tasks import clean, databases, doctor, images, itest, pins, registry, releases, sessions
 
 namespace = Collection(
     images.build,
@@ -22,6 +22,8 @@ namespace = Collection(
     itest.start_oracle,
     itest.run_tests,
     itest.stop_oracle,
+    sessions.keep_alive,
+    sessions.reap,
 )
 namespace.add_collection(Collection("pins", pins.pins_update, pins.pins_check))
 namespace.add_collection(
@@ -29,6 +31,7 @@ namespace.add_collection(
         "release", releases.release_list, releases.release_show, releases.release_diff, releases.release_promote, releases.release_pull
     )
 )
+namespace.add_collection(Collection("db", databases.db_bake, databases.db_verify, databases.db_shell, databases.db_logs))
 namespace.add_collection(Collection("registry", registry.registry_start, registry.registry_stop, registry.registry_status))
 
 # A command is over in moments: what is imported by now need not be searched for garbage, above all not at its end (35 ms), and

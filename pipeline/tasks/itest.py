@@ -12,13 +12,21 @@ SESSION = {"session": "A session of that key, instead of the one of this checkou
 IMAGE = {"image": "A database image, instead of the one in pipeline.yaml."}
 
 
-@command(help={**SESSION, **IMAGE, "json": "Print one JSON document on stdout and nothing else."})
-def start_oracle(_context: Context, session: str = "", image: str = "", json: bool = False) -> None:
+@command(
+    help={
+        **SESSION,
+        **IMAGE,
+        "json": "Print one JSON document on stdout and nothing else.",
+        "reuse": "A clean one each time, at once: made from a baked image (baked first where there is none), the next one kept warm.",
+    }
+)
+def start_oracle(_context: Context, session: str = "", image: str = "", json: bool = False, reuse: bool = False) -> None:
     """Start a database for this checkout and CI build, or find the one that runs. Example: invoke start-oracle --json"""
     from pipeline.tasks.testing import as_json, open_bench
 
     bench = open_bench()
-    database = bench.bracket.start(bench.prepare_run(image, tests=False), bench.own_session(session))
+    run, own = bench.prepare_run(image, tests=False), bench.own_session(session)
+    database = bench.bracket.start_clean(bench.baked.need(run, bench.new_session()), own) if reuse else bench.bracket.start(run, own)
     if json:
         print(json_module.dumps(as_json(database), indent=2))
 

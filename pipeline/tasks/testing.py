@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -11,11 +12,13 @@ from pathlib import Path
 from pipeline.adapters import processes
 from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.config import Config
-from pipeline.databases.engine import DatabaseEngine
-from pipeline.integration.bracket import Bracket, Run, check_run, read_engine
+from pipeline.databases.contract import DatabaseKind
+from pipeline.errors import EngineError
+from pipeline.integration.bracket import Bracket, Run, check_run, read_kind
 from pipeline.integration.database import Database
 from pipeline.integration.results import Results
 from pipeline.sessions import Session, new_session, own_session
+from pipeline.tasks.baking import BakedDatabases
 from pipeline.tasks.command import read_project, say
 
 
@@ -29,19 +32,38 @@ class TestBench:
 
     @cached_property
     def bracket(self) -> Bracket:
-        return Bracket(DockerEngine(), self._kind, processes, say)
+        return Bracket(self._engine, self._kind, processes, say)
+
+    @cached_property
+    def baked(self) -> BakedDatabases:
+        """The baked databases of this project."""
+        return BakedDatabases(self.config, self._engine, self._kind, say)
 
     @property
     def results(self) -> Results:
         return Results(self.config.root, self.config.state)
 
-    def prepare_run(self, image: str = "", tests: bool = True) -> Run:
-        """Check everything, then see to it that the image is there as far as this repository makes it."""
+    def prepare_run(self, image: str = "", tests: bool = True, baked: bool = True) -> Run:
+        """Check everything, then see to it that the image is there as far as this repository makes it.
+
+        With `baked`, a baked database takes its place where there is one and the configuration allows it.
+        """
         from pipeline.tasks.wiring import provide_image  # git, BuildKit, registry: only a start needs them
 
         name = image or self.config.itest.image
         run = check_run(self.config, name, self._kind, processes, tests)  # a mistake is worth knowing before minutes of building
-        return replace(run, database=replace(run.database, image=provide_image(self.config, name, say)))
+        run = replace(run, database=replace(run.database, image=provide_image(self.config, name, say)))
+        with contextlib.suppress(EngineError):  # the start will meet it, and write it down where people look
+            return self.baked.take(run) if baked else run
+        return run
+
+    def check_run(self) -> Run:
+        """Check everything but the test command; the database that runs already has its image."""
+        return check_run(self.config, self.config.itest.image, self._kind, processes, tests=False)
+
+    @property
+    def kind(self) -> DatabaseKind:
+        return self._kind
 
     def check_tests(self) -> Run:
         """Check everything; the database that runs already has its image."""
@@ -54,8 +76,12 @@ class TestBench:
         return new_session(self.config.project, self.config.root, self._lease, os.environ)
 
     @cached_property
-    def _kind(self) -> DatabaseEngine:
-        return read_engine(self.config)
+    def _kind(self) -> DatabaseKind:
+        return read_kind(self.config)
+
+    @cached_property
+    def _engine(self) -> DockerEngine:
+        return DockerEngine()
 
     @property
     def _lease(self) -> float:
@@ -75,6 +101,7 @@ def as_json(database: Database) -> dict[str, object]:
         "session": database.session.key,
         "engine": database.engine,
         "image": database.image,
+        "baked": database.baked,
         "standin": database.standin,
         **address,
         "user": database.user.name,

@@ -91,6 +91,7 @@ _VARYING = (
     (re.compile(r"[0-9a-f]{64}"), "DIGEST"),
     (re.compile(r"content-[0-9a-f]{32}"), "content-CONTENT"),
     (re.compile(r"-[0-9a-f]{12}\b"), "-COMMIT"),
+    (re.compile(r"(?<=[?&]name=)[^&]*"), "NAME"),  # of a container
     (re.compile(r"\btest-[0-9a-f]{8}/"), ""),  # the namespace of a test's project
 )
 
@@ -238,7 +239,8 @@ def hook(event, arguments):
     path = os.path.abspath(os.fspath(path))
     if not isinstance(path, str) or not path.startswith(top):
         return
-    name = re.sub(r"tmp[a-z0-9_]{8}", "TMP", re.sub(r"[0-9]{2,}", "N", os.path.relpath(path, top)))
+    name = re.sub(r"itest-[0-9a-f]{12}", "itest-KEY", os.path.relpath(path, top))
+    name = re.sub(r"tmp[a-z0-9_]{8}", "TMP", re.sub(r"[0-9]{2,}", "N", name))
     what = event.removeprefix("os.") + " " + name
     with lock:
         counts[what] += 1

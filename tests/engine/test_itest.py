@@ -12,143 +12,23 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from pipeline.adapters.docker_engine import Container, DockerEngine
 from pipeline.databases import readiness
 from pipeline.databases.engine import Account, Address, Answer, Password
+from pipeline.databases.knock import knock
 from pipeline.databases.readiness import HealthCheck, wait_until_ready
-from pipeline.integration.database import FILES
+from pipeline.integration.lease import FOLDER as FILES
 from pipeline.plugins import ORACLE
 from pipeline.sessions import CHECKOUT, LEASE, PROJECT, SESSION, current_owner, own_session
+from tests.engine.checkouts import PASSING, SCHEMA, WAITING, Checkout, kill_programs, wait_until
 from tests.engine.engine_proxy import engine_proxy
-
-TASKS = "from pipeline.tasks import namespace\n"
-PASSING = """
-import os, sys
-from pathlib import Path
-import oracledb
-with oracledb.connect(user=os.environ["DB_USER"], password=os.environ["DB_PASSWORD"], dsn=os.environ["DB_DSN"]) as connection:
-    rows = connection.cursor().execute("SELECT name FROM customer ORDER BY name").fetchall()
-assert rows == [("a;b",), ("it's",)], rows
-Path(os.environ["PIPELINE_RESULTS"], "junit.xml").write_text('<testsuite name="s"><testcase name="t"/></testsuite>')
-"""
-SCHEMA = (
-    "CREATE TABLE customer (name VARCHAR2(20));\nINSERT INTO customer VALUES ('a;b');\n/* ; */ INSERT INTO customer VALUES ('it''s');\n"
-)
-NOISE_OF_CI = (
-    "BUILD_TAG",
-    "NODE_NAME",
-    "EXECUTOR_NUMBER",
-    "bamboo_buildResultKey",
-    "PIPELINE_SESSION",
-    "PIPELINE_REGISTRY",
-    "PIPELINE_NAMESPACE",
-)
-
-
-@dataclass
-class Ended:
-    code: int
-    out: str
-    err: str
-
-
-@dataclass
-class Checkout:
-    """A project in a folder of its own."""
-
-    root: Path
-    project: str
-    engine: DockerEngine = field(default_factory=DockerEngine)
-
-    def configure(self, image: str, *lines: str, run: Sequence[str] = (sys.executable, "tests.py")) -> None:
-        text = [
-            "registry: localhost:5000",
-            "namespace: ledger",
-            f"project: {self.project}",
-            "itest:",
-            f"  image: {image}",
-            f"  run: {json.dumps(run)}",
-        ]
-        (self.root / "pipeline.yaml").write_text("\n".join([*text, *(f"  {line}" for line in lines)]) + "\n", encoding="utf-8")
-        (self.root / "tasks.py").write_text(TASKS, encoding="utf-8")
-
-    def write(self, name: str, text: str) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-
-    def begin(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-        clean = {name: value for name, value in os.environ.items() if name not in NOISE_OF_CI}
-        return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *arguments],
-            cwd=self.root,
-            env={**clean, **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-
-    def invoke(self, *arguments: str, **environment: str) -> Ended:
-        process = self.begin(*arguments, **environment)
-        out, err = process.communicate(timeout=120)
-        return Ended(process.returncode, out, err)
-
-    def start(self, *arguments: str, **environment: str) -> dict[str, Any]:
-        ended = self.invoke("start-oracle", "--json", *arguments, **environment)
-        assert ended.code == 0, ended.err
-        return dict(json.loads(ended.out))
-
-    @property
-    def containers(self) -> list[Container]:
-        return self.engine.list_containers({PROJECT: self.project})
-
-    @property
-    def results(self) -> Path:
-        return self.root / ".pipeline" / "itest"
-
-    def assert_nothing_left(self) -> None:
-        assert self.containers == []
-        assert self.engine.list_volumes({PROJECT: self.project}) == {}
-        assert self.engine.list_networks({PROJECT: self.project}) == {}
-        assert list((self.root / ".pipeline").glob("database*")) == []
-
-
-@pytest.fixture
-def make_checkout(tmp_path: Path) -> Iterator[Callable[[], Checkout]]:
-    made: list[Checkout] = []
-
-    def make() -> Checkout:
-        root = tmp_path / f"checkout-{len(made)}"
-        root.mkdir()
-        made.append(Checkout(root, f"test-{uuid.uuid4().hex[:10]}"))
-        return made[-1]
-
-    yield make
-    for checkout in made:
-        for container in checkout.containers:
-            checkout.engine.remove_container(container.id)
-
-
-@pytest.fixture
-def checkout(make_checkout: Callable[[], Checkout], standin_image: str) -> Checkout:
-    """A project whose configuration is right and whose tests pass."""
-    found = make_checkout()
-    found.configure(standin_image, "prepare: [{sql: sql}]", "deadline: 60")
-    found.write("sql/01-schema.sql", SCHEMA)
-    found.write("tests.py", PASSING)
-    return found
 
 
 @pytest.fixture
@@ -165,13 +45,6 @@ def faulty_image(standin_image: str) -> Iterator[Callable[..., str]]:
     yield make
     for image in made:
         subprocess.run(["docker", "image", "rm", "--force", image], check=False, capture_output=True)
-
-
-def wait_until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        time.sleep(0.02)
 
 
 # The bracket
@@ -223,12 +96,24 @@ def test_a_killed_test_process_is_a_failure_that_says_so(checkout: Checkout) -> 
 
 
 def test_a_database_that_dies_during_the_tests_is_named(checkout: Checkout) -> None:
+    checkout.write("tests.py", WAITING + "raise SystemExit(1)")
+    process = checkout.begin("itest")
+    wait_until((checkout.root / "testing").exists, "the tests run")
+    kill_programs(checkout.containers[0].id)
+    checkout.write("go", "")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 42
+    assert "meanwhile the database's container ended with exit code 137" in err
+    checkout.assert_nothing_left()
+
+
+def test_a_database_that_is_removed_during_the_tests_is_missed(checkout: Checkout) -> None:
     checkout.write(
         "tests.py", f"import os; os.system('docker kill $(docker ps -q --filter label={PROJECT}={checkout.project})'); raise SystemExit(1)"
     )
     ended = checkout.invoke("itest")
     assert ended.code == 42
-    assert "meanwhile the database's container ended with exit code 137" in ended.err
+    assert "meanwhile the database's container" in ended.err
     checkout.assert_nothing_left()
 
 
@@ -318,7 +203,7 @@ def test_two_checkouts_test_at_once(checkout: Checkout, make_checkout: Callable[
 
 def test_three_steps_from_three_processes(checkout: Checkout, standin_image: str) -> None:
     said = checkout.start()
-    assert list(said) == ["session", "engine", "image", "standin", "host", "port", "service", "user", "dsn", "ready_seconds"]
+    assert list(said) == ["session", "engine", "image", "baked", "standin", "host", "port", "service", "user", "dsn", "ready_seconds"]
     assert (said["image"], said["standin"], said["host"], said["service"], said["user"]) == (
         standin_image,
         True,
@@ -398,7 +283,7 @@ def test_the_state_on_disk_is_only_a_convenience(checkout: Checkout) -> None:
 
 def test_a_dead_database_is_replaced(checkout: Checkout) -> None:
     first = checkout.start()
-    subprocess.run(["docker", "kill", checkout.containers[0].id], check=True, capture_output=True)
+    kill_programs(checkout.containers[0].id)
     missing = checkout.invoke("run-tests")
     assert missing.code == 43
     assert "exit code 137" in missing.err
@@ -414,7 +299,8 @@ def test_a_database_that_dies_while_run_tests_looks_for_it_leaves_its_log(checko
     process = checkout.begin("run-tests")
     established = f":{port:04X} 01 "  # proc_net_tcp: remote address, state
     wait_until(lambda: established in Path("/proc/net/tcp").read_text(), "run-tests tries to log in")
-    subprocess.run(["docker", "kill", checkout.containers[0].id], check=True, capture_output=True)
+    kill_programs(checkout.containers[0].id)  # which takes place once they run again
+    subprocess.run(["docker", "unpause", checkout.containers[0].id], check=True, capture_output=True)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 40, err
     assert "Its whole log is in .pipeline/itest/database.log." in err
@@ -691,7 +577,7 @@ def test_a_user_who_comes_late_is_waited_for(checkout: Checkout, monkeypatch: py
                 assert system.execute("GRANT CREATE SESSION TO late") is None
         return answer
 
-    wait_until_ready(log_in, lambda: None, lambda: False, HealthCheck(deadline=30))
+    wait_until_ready(log_in, lambda: None, lambda: False, lambda: knock(address, ORACLE.knock), HealthCheck(deadline=30))
     assert len(refusals) == 2
     assert refusals[1] - refusals[0] >= 0.2
     system.close()

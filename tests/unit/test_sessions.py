@@ -12,7 +12,7 @@ import pytest
 
 from pipeline import sessions
 from pipeline.errors import ConfigurationError
-from pipeline.sessions import Session, current_owner, end_session, new_session, own_session, owner_is_gone, sweep
+from pipeline.sessions import Session, current_owner, end_session, find_things, new_session, own_session, owner_is_gone, sweep
 
 HOUR = 3600.0
 JENKINS = {"BUILD_TAG": "jenkins-ledger-7", "NODE_NAME": "agent-1", "EXECUTOR_NUMBER": "0"}
@@ -87,7 +87,7 @@ def test_names_are_valid_for_the_engine_and_never_collide() -> None:
 
 def test_labels_tell_everything_a_sweep_needs() -> None:
     labels = Session("ledger", "k", "/c", HOUR, "LED-1").labels("database")
-    assert set(labels) == {f"pipeline.{noun}" for noun in ("project", "session", "owner", "build", "lease", "checkout", "role")}
+    assert set(labels) == {f"pipeline.{noun}" for noun in ("project", "session", "owner", "ends", "build", "lease", "checkout", "role")}
     assert labels["pipeline.owner"] == current_owner()
 
 
@@ -97,6 +97,8 @@ def test_an_owner_is_gone_only_where_that_is_certain() -> None:
     assert not owner_is_gone({sessions.OWNER: current_owner()})
     assert owner_is_gone({sessions.OWNER: f"{host}:{pid}:{int(start) - 1}"})  # the pid was used again
     assert not owner_is_gone({sessions.OWNER: f"elsewhere:{pid}:1"})
+    same_name_elsewhere = host.partition("/")[0] + "/0123abcd.1"  # another container of that host name, or before a restart
+    assert not owner_is_gone({sessions.OWNER: f"{same_name_elsewhere}:{pid}:1"})
     assert not owner_is_gone({})
 
 
@@ -135,20 +137,71 @@ class Engine:
         self.volumes.pop(volume, None)
 
 
+GONE = "{}:{}:1".format(*current_owner().split(":")[:2])  # this process id, when another process had it
+HERE = current_owner()
+ELSEWHERE = "elsewhere/0123abcd.1:1:1"
+OWNERS = {"here": HERE, "gone": GONE, "elsewhere": ELSEWHERE}  # a test's name must be the same in every process
+
+
+@pytest.mark.parametrize(
+    ("state", "owner", "ends", "lease", "over"),
+    [
+        # What runs carries its lease inside; what the clock on the wall says is nothing against that.
+        ("running", "gone", "lease", 1, ""),
+        ("running", "elsewhere", "lease", 1, ""),
+        ("running", "elsewhere", "process", 1, ""),
+        ("running", "here", "process", 1, ""),
+        ("running", "gone", "process", 2000, "its process is gone"),
+        ("paused", "gone", "process", 2000, "its process is gone"),
+        ("paused", "gone", "lease", 2000, ""),
+        ("paused", "gone", "lease", 1, "its lease was over"),
+        ("created", "here", "lease", 1, ""),  # on its way, even where the clock jumped meanwhile
+        ("created", "elsewhere", "lease", 2000, ""),
+        ("created", "elsewhere", "lease", 1, "its lease was over"),
+        ("created", "gone", "lease", 2000, "its process is gone, and it does not run"),
+        ("exited", "gone", "lease", 2000, "its process is gone, and it does not run"),
+        ("exited", "here", "process", 1, ""),
+    ],
+)
+def test_who_is_over(state: str, owner: str, ends: str, lease: int, over: str) -> None:
+    mark = {sessions.PROJECT: "ledger", sessions.SESSION: "k"}
+    labels = {**mark, sessions.OWNER: OWNERS[owner], sessions.ENDS: ends, sessions.LEASE: str(lease)}
+    (found,) = find_things(Engine([Thing("c", labels, state=state)]), "ledger", now=1000)
+    assert found.over == over
+
+
+def test_a_volume_is_not_over_while_a_container_of_its_session_lives() -> None:
+    labels = {**Session("ledger", "k", "/c", HOUR).labels("database"), sessions.OWNER: GONE, sessions.LEASE: "1"}
+    living = Engine([Thing("c", labels)], {"n": labels}, {"v": labels})
+    assert sweep(living, "ledger") == []
+    left = Engine(networks={"n": labels}, volumes={"v": labels})
+    assert [thing.kind for thing in sweep(left, "ledger")] == ["network", "volume"]
+    assert not left.networks
+    assert not left.volumes
+
+
 def test_a_sweep_takes_what_outlived_its_lease_and_nothing_else() -> None:
     def labels(project: str, session: str, lease: int) -> dict[str, str]:
         return {sessions.PROJECT: project, sessions.SESSION: session, sessions.LEASE: str(lease), sessions.CHECKOUT: f"/{session}"}
 
     keep = [
-        Thing("living", labels("ledger", "living", 1001)),
+        Thing("living", labels("ledger", "living", 1001), state="created"),
+        Thing("renewed", labels("ledger", "renewed", 1), state="running"),
         Thing("foreign", labels("other", "over", 1)),
         Thing("registry", {sessions.PROJECT: "ledger"}),  # has no lease: started to stay
-        Thing("odd", {**labels("ledger", "odd", 1), sessions.LEASE: "soon"}),
+        Thing("odd", {**labels("ledger", "odd", 1), sessions.LEASE: "soon"}, state="created"),
     ]
     engine = Engine(
-        [*keep, Thing("over", labels("ledger", "over", 999))], {"n": labels("ledger", "over", 999)}, {"v": labels("ledger", "gone", 5)}
+        [*keep, Thing("over", labels("ledger", "over", 999), state="created")],
+        {"n": labels("ledger", "over", 999)},
+        {"v": labels("ledger", "gone", 5)},
     )
-    assert sweep(engine, "ledger", now=1000) == [("gone", "/gone"), ("over", "/over")]
+    swept = sweep(engine, "ledger", now=1000)
+    assert [(thing.kind, thing.session, thing.checkout) for thing in swept] == [
+        ("container", "over", "/over"),
+        ("network", "over", "/over"),
+        ("volume", "gone", "/gone"),
+    ]
     assert (engine.containers, engine.networks, engine.volumes) == (keep, {}, {})
 
 

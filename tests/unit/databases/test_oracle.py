@@ -1,4 +1,4 @@
-"""The contract of the Oracle images."""
+"""What is particular to Oracle, and what all engines have in common."""
 
 from __future__ import annotations
 
@@ -7,21 +7,6 @@ import pytest
 from pipeline.databases.engine import Account, Address, Password, load_engine
 from pipeline.errors import ConfigurationError
 from pipeline.plugins import ORACLE
-
-FILES = {"system": "/run/pipeline/system", "app": "/run/pipeline/app"}
-
-
-def test_the_environment_names_files_and_holds_no_password() -> None:
-    assert ORACLE.environment("app", "FREEPDB1", FILES) == {
-        "ORACLE_PASSWORD_FILE": "/run/pipeline/system",
-        "APP_USER": "app",
-        "APP_USER_PASSWORD_FILE": "/run/pipeline/app",
-    }
-
-
-@pytest.mark.parametrize(("service", "created"), [("FREEPDB1", None), ("xepdb1", None), ("XE", None), ("LEDGER", "LEDGER")])
-def test_a_service_that_the_image_does_not_bring_is_asked_for(service: str, created: str | None) -> None:
-    assert ORACLE.environment("app", service, FILES).get("ORACLE_DATABASE") == created
 
 
 def test_addresses_for_drivers() -> None:

@@ -9,14 +9,14 @@ import pytest
 from pipeline.adapters import processes
 from pipeline.config import read_config
 from pipeline.errors import ConfigurationError
-from pipeline.integration.bracket import Run, check_run, read_engine
+from pipeline.integration.bracket import Run, check_run, read_kind
 
 
 def check(root: Path, *lines: str, tests: bool = True, image: str = "") -> Run:
     text = "\n".join(["registry: localhost:5000", "namespace: ledger", "itest:", *(f"  {line}" for line in lines)])
     (root / "pipeline.yaml").write_text(text, encoding="utf-8")
     config = read_config(root)
-    return check_run(config, image or config.itest.image, read_engine(config), processes, tests)
+    return check_run(config, image or config.itest.image, read_kind(config), processes, tests)
 
 
 def test_a_run_holds_the_commands_as_written(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -43,6 +44,32 @@ def test_every_suite_says_which_database_it_ran_against(tmp_path: Path, results:
         assert {entry.get("name"): entry.get("value") for entry in suite.iterfind("properties/property")} == PROPERTIES
         assert suite[0].tag == "properties"
     assert (counts.tests, counts.passed, counts.failed, counts.skipped) == (6, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("suite", "after"),
+    [
+        ('time="9" timestamp="2026-11-23T10:00:00+00:00"', 3.0),  # the tests before it took 1 s and 2 s
+        ('time="4" timestamp="2026-11-23T10:00:00+00:00"', 0.0),  # in parallel: it may have been among the first
+        ('timestamp="2026-11-23T10:00:00+00:00"', 0.0),
+        ('time="9" timestamp="yesterday"', None),
+        ('time="1,009.0"', None),
+    ],
+)
+def test_when_the_first_test_failed_is_never_guessed_too_late(tmp_path: Path, results: Results, suite: str, after: float | None) -> None:
+    cases = '<testcase time="1"/><testcase time="2"/><testcase time="5"><error/></testcase><testcase time="0.1"><failure/></testcase>'
+    write(tmp_path / "r.xml", f"<testsuites><testsuite {suite}>{cases}</testsuite>{SUITE.replace('<failure/>', '')}</testsuites>")
+    found = collect(results, "*.xml").first_failure
+    assert found is not None
+    if after is None:  # without a start of its own it is what the file's time leaves room for
+        assert found <= (tmp_path / "r.xml").stat().st_mtime - 5.1
+    else:
+        assert found == datetime(2026, 11, 23, 10, tzinfo=UTC).timestamp() + after
+
+
+def test_where_nothing_failed_there_is_no_first_failure(tmp_path: Path, results: Results) -> None:
+    write(tmp_path / "r.xml", '<testsuite time="1"><testcase time="1"/></testsuite>')
+    assert collect(results, "*.xml").first_failure is None
 
 
 def test_properties_a_suite_has_stay(tmp_path: Path, results: Results) -> None:
