@@ -19,6 +19,9 @@ CODES = {
     "PreparationError": 41,
     "TestsFailedError": 42,
     "SessionMissingError": 43,
+    "CheckoutBusyError": 44,
+    "BakeRefusedError": 45,
+    "VerificationError": 46,
     "MissingRequirementError": 50,
 }
 
