@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.databases.contract import DatabaseKind
-from pipeline.databases.engine import Account, Address
+from pipeline.databases.engine import Account, Address, Password
 from pipeline.databases.knock import knock
 from pipeline.databases.readiness import HealthCheck, wait_until_ready
 from pipeline.errors import DatabaseNotReadyError, EngineError, MissingRequirementError
@@ -92,7 +92,7 @@ def start_database(
         )
         database.start()
         address = Address(host, int(database.get_exposed_port(kind.port)), service)
-        _wait(kind, database, address, user, HealthCheck(deadline, spent=time.monotonic() - begun))
+        _wait(kind, database, address, user, passwords.values(), HealthCheck(deadline, spent=time.monotonic() - begun))
     except docker.errors.DockerException as error:
         _remove(database)
         raise EngineError(f"the database's container could not be started: {error}", "Try: docker run, with the same image.") from error
@@ -103,7 +103,7 @@ def start_database(
     return Started(database.get_container_id(), address, standin)
 
 
-def _wait(kind: DatabaseKind, database: Any, address: Address, user: Account, check: HealthCheck) -> None:
+def _wait(kind: DatabaseKind, database: Any, address: Address, user: Account, passwords: Iterable[Password], check: HealthCheck) -> None:
     container = database.get_wrapped_container()
 
     def read_log() -> bytes:
@@ -114,8 +114,8 @@ def _wait(kind: DatabaseKind, database: Any, address: Address, user: Account, ch
         if end is None:
             return
         tail = "\n".join(read_log().decode(errors="replace").splitlines()[-_LOG_END:])
-        for secret in (user.password.value,):
-            tail = tail.replace(secret, "***")
+        for password in passwords:
+            tail = tail.replace(password.value, "***")
         raise DatabaseNotReadyError(
             f"the database's container ended with exit code {end.exit_code}; the end of its log:\n{tail}",
             "Start it by hand to see more: docker run, with the same image.",

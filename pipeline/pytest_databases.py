@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import gettempdir
@@ -90,9 +90,9 @@ class Known:
     port: int
     service: str
     user: str
-    password: str
+    password: str = field(repr=False)
     administrator: str
-    administrator_password: str
+    administrator_password: str = field(repr=False)  # pytest shows local variables where it is told to
     image: str = ""
     standin: bool = False
     original: str = ""
@@ -274,9 +274,13 @@ class Run:
         with contextlib.suppress(FileExistsError):
             mark.touch(exist_ok=False)
             pid = self._owner.split(":")[-2]
+            from pipeline.adapters.processes import COOKIES
+
+            environment = {name: value for name, value in os.environ.items() if name not in COOKIES}
             # This process may end before the run does, so the guardian's pipe is held open by a program that waits for the owner.
             waiting = subprocess.Popen(
                 ["sh", "-c", 'while kill -0 "$1" 2>/dev/null; do sleep 1; done; rm -rf "$2"', "sh", pid, str(self.folder)],
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -286,6 +290,7 @@ class Run:
             guardian = subprocess.Popen(
                 [sys.executable, "-m", "pipeline.guardian", *charge],
                 cwd=Path(__file__).resolve().parent.parent,
+                env=environment,
                 stdin=waiting.stdout,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,

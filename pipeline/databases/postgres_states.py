@@ -21,6 +21,12 @@ from pipeline.errors import PreparationError
 BUSY_PATIENCE = 10.0  # seconds for others to log out of the prepared database before it can be copied
 _BUSY = "is being accessed by other users"
 
+# The settings whose value is a list of quoted words (pg_dump treats the same ones so: dumputils.c, variable_is_guc_list_quote).
+LISTS = (
+    *("search_path", "temp_tablespaces", "unix_socket_directories"),
+    *("local_preload_libraries", "session_preload_libraries", "shared_preload_libraries"),
+)
+
 
 class PostgresStates:
     """Copies of the template `original`; `sql` is the administrator's connection, where each statement is its own transaction."""
@@ -82,9 +88,12 @@ def copy_settings(sql: Sql, original: str, name: str) -> None:
         variable, _, value = setting.partition("=")
         whose = f"ALTER ROLE {role} IN DATABASE" if role else "ALTER DATABASE"
         escaped = value.replace("'", "''")
-        # A list, such as search_path, is kept as it was written and must not become one quoted word.
-        listed = value if "," in value or '"' in value else f"'{escaped}'"
-        sql.run(f"{whose} {quoted(name)} SET {variable} TO {listed}")
+        # A list is kept as it was written and must not become one quoted word.
+        listed = value if variable.lower() in LISTS and value else f"'{escaped}'"
+        try:
+            sql.run(f"{whose} {quoted(name)} SET {variable} TO {listed}")
+        except StatementError as error:
+            raise PreparationError(f"the setting {variable} of the prepared database cannot be copied: {error}", "Take it out.") from error
 
 
 def watch(connection: Any, error: type[Exception]) -> Callable[[], bool]:

@@ -281,7 +281,7 @@ class _Wait:
 
     def _next_due(self, now: float) -> float:
         """When there is something to do even if nothing happens."""
-        limit = self._check.limit(self._phases.waiting_for) - self._phases.seconds(0.0)
+        limit = self._check.limit(self._phases.waiting_for) - self._waiting(0.0)
         login = max(self._login_due, self._rested)
         return min(login if login > now else float("inf"), self._next_knock(), self._ends(), limit)
 
@@ -385,7 +385,7 @@ class _Wait:
         phase = self._phases.waiting_for
         if now >= self._ends():
             at_most = ""
-        elif self._phases.seconds(now) >= self._check.limit(phase):
+        elif self._waiting(now) >= self._check.limit(phase):
             at_most = f" within the {self._check.limit(phase):.0f} s for that"
         else:
             return
@@ -393,6 +393,10 @@ class _Wait:
             f"the database was not ready after {self._elapsed():.0f} s: {_WANTING[phase]}{at_most}; the last attempt: {self._reason}",
             _HINTS.get(phase, _LONGER),
         )
+
+    def _waiting(self, now: float) -> float:
+        """How long this wait has waited for the present phase. What was spent on creating the container is not held against it."""
+        return self._phases.seconds(now) - (self._check.spent if self._phases.waiting_for is Phase.CONTAINER else 0.0)
 
     def _error(self, message: str, hint: str) -> NotReadyError:
         waited = self._waited()

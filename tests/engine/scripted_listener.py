@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from pipeline.databases.engine import Address
 
+PARTING = 1.0  # seconds for the other side to hang up, too
 QUIET = 0.005  # seconds without a byte after which the client is taken to wait for an answer
 _REFUSE = 4  # packet type of Oracle Net
 _REFUSED_LOGIN = 1017
@@ -125,7 +126,7 @@ def refusal(code: int) -> Case:
     def play(_listener: ScriptedListener, connection: socket.socket) -> None:
         connection.recv(4096)
         connection.sendall(packet)
-        _hang_up(connection)
+        _part(connection)
 
     return Case(f"ORA-{code} from the listener", play)
 
@@ -138,7 +139,7 @@ def failing_login(code: int) -> Case:
             if not _heard(connection):
                 return
             connection.sendall(_renumber(answer, code))
-        _hang_up(connection)
+        _part(connection)
 
     return Case(f"ORA-{code:05} at the login", play)
 
@@ -233,6 +234,16 @@ def _reuse(end: socket.socket) -> socket.socket:
     end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     return end
+
+
+def _part(connection: socket.socket) -> None:
+    """Hang up once the other side has heard all: what it sent and nobody read would cut the answer off on its way."""
+    connection.shutdown(socket.SHUT_WR)
+    connection.settimeout(PARTING)
+    with contextlib.suppress(OSError):
+        while connection.recv(4096):
+            pass
+    _hang_up(connection)
 
 
 def _hang_up(connection: socket.socket) -> None:
