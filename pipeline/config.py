@@ -73,6 +73,10 @@ class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prepare: Annotated[tuple[Step, ...], Doc(description="Steps on the fresh database, in order; the first error stops.")] = ()
     run: Annotated[tuple[str, ...], Doc(description="The test command and its arguments; no shell in between.")] = ()
     folder: Annotated[str, Doc(description="Where the test command runs, relative to pipeline.yaml.")] = "."
+    timeout: Annotated[
+        Annotated[float, Doc(gt=0)] | None,
+        Doc(description="Seconds after which tests that still run are ended; sessions and locks of the database are noted before."),
+    ] = None
     junit: Annotated[tuple[str, ...], Doc(description="Globs of the JUnit XML files the tests write; copied to .pipeline/itest/.")] = ()
     bake: Annotated[
         str,

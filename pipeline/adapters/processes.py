@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -39,10 +39,20 @@ def find_program(program: str, folder: Path, environment: Mapping[str, str] | No
     return Path(found) if found else None
 
 
-def run_program(command: Sequence[str], folder: Path, environment: Mapping[str, str], *, quiet: bool = False, grace: float = GRACE) -> int:
+def run_program(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    *,
+    quiet: bool = False,
+    grace: float = GRACE,
+    timeout: float | None = None,
+    at_timeout: Callable[[], None] = lambda: None,
+) -> int:
     """Run `command` in `folder` until it ends; its exit code, negative for the signal that killed it.
 
-    `quiet`: what it prints goes to stderr, for stdout is for a result of ours.
+    `quiet`: what it prints goes to stderr, for stdout is for a result of ours. `timeout`: seconds after which it is ended as by
+    TERM; `at_timeout` is called before, while it still runs.
     A signal that arrived meanwhile is delivered to this process's own handler once nothing of the program runs any more.
     Raises ConfigurationError where it cannot be started.
     """
@@ -64,7 +74,7 @@ def run_program(command: Sequence[str], folder: Path, environment: Mapping[str, 
             ) from error
         forwarding.started(process.pid)
         try:
-            code = _wait(process, forwarding, grace)
+            code = _wait(process, forwarding, grace, timeout, at_timeout)
         finally:
             _end_group(process, 0.0 if process.poll() is None else STRAGGLERS_GRACE)
     return code
@@ -156,10 +166,17 @@ def _forwarding() -> Iterator[_Forwarding]:
             os.kill(os.getpid(), forwarding.arrived)  # its handler runs before the next line of Python
 
 
-def _wait(process: subprocess.Popen[bytes], forwarding: _Forwarding, grace: float) -> int:
+def _wait(
+    process: subprocess.Popen[bytes], forwarding: _Forwarding, grace: float, timeout: float | None, at_timeout: Callable[[], None]
+) -> int:
+    ends = float("inf") if timeout is None else time.monotonic() + timeout
     while forwarding.arrived is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.wait(timeout=0.5)
+            return process.wait(timeout=max(min(0.5, ends - time.monotonic()), 0.0))
+        if time.monotonic() >= ends:
+            at_timeout()
+            _signal_group(process, signal.SIGTERM)
+            break
     with contextlib.suppress(subprocess.TimeoutExpired):
         return process.wait(timeout=grace)
     return -signal.SIGKILL  # and killed with its group by what follows

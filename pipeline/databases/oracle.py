@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, Statement
@@ -147,6 +147,13 @@ class Oracle:
         return self._driver.open(self.dsn(address), account.name, account.password.value)
 
     accounts_query = "SELECT username FROM all_users"
+
+    activity: ClassVar[Mapping[str, str]] = {
+        "Sessions": "SELECT s.sid, s.username, s.status, s.event, s.seconds_in_wait, s.blocking_session, q.sql_text"
+        " FROM v$session s LEFT JOIN v$sql q ON q.sql_id = s.sql_id WHERE s.username IS NOT NULL ORDER BY s.sid",
+        "Locks": "SELECT l.sid, l.type, l.lmode, l.request, l.block, o.owner, o.object_name"
+        " FROM v$lock l LEFT JOIN all_objects o ON o.object_id = l.id1 WHERE l.request > 0 OR l.block > 0 OR l.type IN ('TM', 'TX')",
+    }
 
     def password_script(self, service: str, user: str, passwords: Mapping[str, Password]) -> str:
         """Common accounts are changed in the root container. SYS gets SYSTEM's password: the images give both the same one, too."""

@@ -7,7 +7,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 from urllib.parse import quote
 
 from pipeline.databases.contract import CONTRACTS
@@ -146,6 +146,14 @@ class Postgres:
         return self._driver.open(self.dsn(address), account.name, account.password.value)
 
     accounts_query = "SELECT rolname FROM pg_roles WHERE rolcanlogin"
+
+    activity: ClassVar[Mapping[str, str]] = {
+        "Sessions": "SELECT pid, datname, usename, state, wait_event_type, wait_event, now() - state_change AS since,"
+        " pg_blocking_pids(pid) AS blocked_by, query FROM pg_stat_activity"
+        " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid",
+        "Locks": "SELECT l.pid, l.locktype, l.mode, l.granted, l.relation::regclass AS relation, l.transactionid"
+        " FROM pg_locks l WHERE l.pid <> pg_backend_pid() ORDER BY l.pid, l.granted",
+    }
 
     def password_script(self, _service: str, _user: str, passwords: Mapping[str, Password]) -> str:
         """For psql. A statement that fails is not logged: it holds a password."""

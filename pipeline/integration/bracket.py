@@ -20,11 +20,13 @@ from pipeline.config import CONFIG_FILE, Config
 from pipeline.databases.contract import DatabaseKind, load_kind
 from pipeline.databases.engine import load_engine
 from pipeline.databases.prepare import Program, Script, find_scripts, read_steps
+from pipeline.databases.readiness import NotReadyError
 from pipeline.document import line_of
-from pipeline.errors import ConfigurationError, EngineError, PipelineError, TestsFailedError
+from pipeline.errors import ConfigurationError, EngineError, PipelineError, PreparationError, TestsFailedError
 from pipeline.integration.address import address_files, address_variables, remove_address_files, write_address_files
 from pipeline.integration.container_engine import ContainerEngine
 from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, DatabaseSpec
+from pipeline.integration.diagnosis import ACTIVITY, ask_activity
 from pipeline.integration.guardian import Companion, Companions, guarded
 from pipeline.integration.interruption import Interruption
 from pipeline.integration.lease import look
@@ -43,7 +45,16 @@ class Programs(Companions, Protocol):
 
     def find_program(self, program: str, folder: Path, environment: Mapping[str, str] | None = None) -> Path | None: ...
 
-    def run_program(self, command: Sequence[str], folder: Path, environment: Mapping[str, str], *, quiet: bool = False) -> int: ...
+    def run_program(
+        self,
+        command: Sequence[str],
+        folder: Path,
+        environment: Mapping[str, str],
+        *,
+        quiet: bool = False,
+        timeout: float | None = None,
+        at_timeout: Callable[[], None] = ...,
+    ) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,7 @@ class Run:
     command: tuple[str, ...]
     folder: Path
     junit: tuple[str, ...]
+    timeout: float | None = None  # seconds that the tests may take
 
 
 def read_kind(config: Config) -> DatabaseKind:
@@ -110,7 +122,7 @@ def check_run(config: Config, image: str, kind: DatabaseKind, programs: Programs
         itest.deadline or contract.deadline,
     )
     steps = tuple(read_steps(config.root, itest.prepare, kind.engine))
-    return Run(config.root, config.state, database, steps, itest.run, folder, itest.junit)
+    return Run(config.root, config.state, database, steps, itest.run, folder, itest.junit, itest.timeout)
 
 
 class Bracket:
@@ -211,10 +223,13 @@ class Bracket:
         return container is not None and container.state in ALIVE
 
     def _fail_to_start(self, run: Run, session: Session, error: PipelineError) -> None:
-        """Say so in the summary."""
-        Results(run.root, run.state).write_summary(
-            [("result", f"not started: {error.message}"), ("database", run.database.image), ("session", session.key)]
-        )
+        """Say so in the summary, and as a test that failed."""
+        results = Results(run.root, run.state)
+        results.write_summary([("result", f"not started: {error.message}"), ("database", run.database.image), ("session", session.key)])
+        phase = error.phase if isinstance(error, NotReadyError) else "preparation" if isinstance(error, PreparationError) else "container"
+        waited = {"database.waited": str(error.waited)} if isinstance(error, NotReadyError) else {}
+        properties = {"database.image": run.database.image, "database.limits": _limits(run), "failure.phase": phase, **waited}
+        results.write_failure(f"start of the database: {phase}", error.message, properties)
 
     def _start(self, run: Run, session: Session, interruption: Interruption, ours: bool = True) -> Database:
         """`ours`: the results are this start's, not those of tests that ran, or run, on a database that was there before."""
@@ -247,19 +262,25 @@ class Bracket:
         begun = time.monotonic()
         self._say(f"tests: {run.command[0]}")
         code: int | None = None
+        late = False
+
+        def at_timeout() -> None:
+            nonlocal late
+            late = True
+            self._say(f"tests: still running after {run.timeout:g} s; noting what the database is doing, then ending them")
+            results.keep_log(database.mask(ask_activity(self._kind.engine, database).encode()), ACTIVITY)
+
         try:
             with self._renewing(database, interruption), interruption.allowed():
-                code = self._programs.run_program(run.command, run.folder, environment)
+                code = self._programs.run_program(run.command, run.folder, environment, timeout=run.timeout, at_timeout=at_timeout)
         finally:
-            outcome = "interrupted" if code is None else _outcome(code)
-            seconds = time.monotonic() - begun
-            counts = self._keep(run, database, results, outcome, seconds, interruption)
-        if code:
+            outcome = "interrupted" if code is None else f"ended after {run.timeout:g} s (`itest.timeout`)" if late else _outcome(code)
+            counts = self._keep(run, database, results, outcome, time.monotonic() - begun, interruption)
+        if code or late:
             ended = self._host(interruption).epitaph(database)
             also = f"; meanwhile {ended}" if ended else ""
-            raise TestsFailedError(
-                f"{_outcome(code)}: {counts}{also}", f"Results and the database's log are in {_shown(results.folder, run.root)}/."
-            )
+            what = f"the test command was {outcome}" if late else outcome
+            raise TestsFailedError(f"{what}: {counts}{also}", f"Results and the database's log are in {_shown(results.folder, run.root)}/.")
         self._say(f"tests: {counts}")
         return counts
 
@@ -304,8 +325,8 @@ class Bracket:
         remove_address_files(state, session.key)
 
     def _keep(self, run: Run, database: Database, results: Results, outcome: str, seconds: float, interruption: Interruption) -> Counts:
-        properties = {"database.image": database.image, "database.standin": str(database.standin).lower()}
-        counts = results.collect(run.junit, properties, database.mask)
+        facts = _facts(run, database, self._ending(database, interruption))
+        counts = results.collect(run.junit, {name: value for name, _, value in facts}, database.mask)
         try:
             host = self._host(interruption)
             results.keep_log(host.read_log(database))
@@ -318,12 +339,19 @@ class Bracket:
                 ("result", outcome),
                 ("tests", str(counts)),
                 ("database", database.description),
-                ("ready after", f"{database.ready_seconds:.1f} s"),
+                *((label, value) for _, label, value in facts if label),
                 ("tests took", f"{seconds:.1f} s"),
                 ("session", database.session.key),
             ]
         )
         return counts
+
+    def _ending(self, database: Database, interruption: Interruption) -> str:
+        """How the database ended while the tests ran, in one line; `it runs` where it did not."""
+        try:
+            return self._host(interruption).epitaph(database).partition("; the end of its log")[0] or "it runs"
+        except EngineError as error:
+            return f"not known: {error.message}"
 
     def _stop(self, results: Results, state: Path, session: Session, interruption: Interruption) -> int:
         remove_address_files(state, session.key)
@@ -368,6 +396,21 @@ def _given(option: str) -> Iterator[None]:
         yield
     except ConfigurationError as error:
         raise ConfigurationError(f"{option}: {error.message}", error.hint) from None
+
+
+def _facts(run: Run, database: Database, ending: str) -> list[tuple[str, str, str]]:
+    """What is known of the run's database: JUnit property, heading in the summary (empty: not there), value."""
+    return [
+        ("database.image", "", database.image),
+        ("database.standin", "", str(database.standin).lower()),
+        ("database.ready", "ready after", f"{database.ready_seconds:.1f} s" + (f" ({database.waited})" if database.waited else "")),
+        ("database.limits", "limits", _limits(run)),
+        ("database.end", "after the tests", ending),
+    ]
+
+
+def _limits(run: Run) -> str:
+    return f"memory {run.database.memory}, shared memory {run.database.shm}, {run.database.processes} processes"
 
 
 def _outcome(code: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +21,8 @@ LOCK = "itest.lock"  # held by the run whose results these are going to be; it g
 LOG = "database.log"
 FAILURE_LOG = "database-since-failure.log"
 SUMMARY = "summary.md"
+FAILURE = "pipeline.xml"
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # a log may hold anything
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,16 @@ class Results:
                 failed += _failed(case)
                 skipped += case.find("skipped") is not None
         return Counts(files, tuple(unreadable), tests, failed, skipped, min(failures, default=None))
+
+    def write_failure(self, step: str, message: str, properties: dict[str, str]) -> None:
+        """A report of one test, `step`, that failed: CI servers show it where the tests were never reached."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        suite = ElementTree.Element("testsuite", name="pipeline", tests="1", errors="1", failures="0", skipped="0")
+        _add_properties(suite, properties)
+        case = ElementTree.SubElement(suite, "testcase", classname="pipeline", name=step)
+        text = _NOT_XML.sub("?", message)
+        ElementTree.SubElement(case, "error", message=text.partition("\n")[0]).text = text
+        (self.folder / FAILURE).write_bytes(ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True))
 
     def write_summary(self, lines: Sequence[tuple[str, str]]) -> None:
         """A Markdown table; the only thing in it that is not about this run is when it was written."""

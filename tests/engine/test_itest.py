@@ -17,6 +17,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -465,6 +466,34 @@ def test_a_database_that_never_gets_ready_times_out_with_the_reason(
     assert ended.code == 40
     assert "not ready after 3 s" in ended.err
     assert reason in ended.err
+    report = ElementTree.parse(checkout.root / ".pipeline/itest/pipeline.xml").getroot()
+    (case,) = report.iter("testcase")
+    properties = {entry.get("name"): entry.get("value") for entry in report.iter("property")}
+    assert case.get("name") == f"start of the database: {properties['failure.phase']}"
+    assert "processes" in str(properties["database.limits"])
+    checkout.assert_nothing_left()
+
+
+LOCKED = """
+import os, oracledb
+def login():
+    return oracledb.connect(user=os.environ["DB_USER"], password=os.environ["DB_PASSWORD"], dsn=os.environ["DB_DSN"])
+first, second = login(), login()
+first.cursor().execute("UPDATE customer SET name = 'one'")
+second.cursor().execute("UPDATE customer SET name = 'two' /* waits */")
+"""
+
+
+def test_tests_that_hang_are_ended_and_what_the_database_was_doing_is_kept(checkout: Checkout) -> None:
+    checkout.configure(_image(checkout), "prepare: [{sql: sql}]", "timeout: 3")
+    checkout.write("tests.py", LOCKED)
+    ended = checkout.invoke("itest")
+    assert ended.code == 42
+    assert "ended after 3 s (`itest.timeout`)" in ended.err
+    activity = (checkout.root / ".pipeline/itest/activity.md").read_text()
+    assert "## Sessions" in activity
+    assert "## Locks" in activity
+    assert "| limits | memory" in (checkout.root / ".pipeline/itest/summary.md").read_text()
     checkout.assert_nothing_left()
 
 

@@ -110,6 +110,21 @@ def test_who_does_not_listen_is_killed_after_the_grace(tmp_path: Path) -> None:
     assert not is_running(int((tmp_path / "pid").read_text()))
 
 
+def test_a_program_that_takes_too_long_is_looked_at_and_then_ended(tmp_path: Path) -> None:
+    seen: list[bool] = []
+
+    def look() -> None:
+        seen.append(is_running(int((tmp_path / "pid").read_text())))
+
+    code = run_program(["sh", "-c", "echo $$ > pid; sleep 60"], tmp_path, os.environ, timeout=0.5, at_timeout=look)
+    assert (code, seen) == (-signal.SIGTERM, [True])
+    assert not is_running(int((tmp_path / "pid").read_text()))
+
+
+def test_a_program_that_ends_in_time_is_left_alone(tmp_path: Path) -> None:
+    assert run_program(["true"], tmp_path, os.environ, timeout=60, at_timeout=lambda: pytest.fail("it was in time")) == 0
+
+
 def test_it_also_runs_outside_the_main_thread(tmp_path: Path) -> None:
     codes: list[int] = []
     thread = threading.Thread(target=lambda: codes.append(run(tmp_path, "exit 4")))

@@ -150,3 +150,14 @@ def test_a_password_in_a_report_is_masked(tmp_path: Path, results: Results) -> N
 def test_the_summary_is_a_table(results: Results) -> None:
     results.write_summary([("result", "failed:\na | b")])
     assert "| result | failed:<br>a \\| b |" in (results.folder / "summary.md").read_text()
+
+
+def test_a_start_that_failed_is_a_report_too(results: Results) -> None:
+    results.write_failure("start of the database: listener", "it stayed silent\x00\nits log <end>", PROPERTIES)
+    suite = ElementTree.parse(results.folder / "pipeline.xml").getroot()
+    (case,) = suite.iter("testcase")
+    error = case.find("error")
+    assert (suite.get("errors"), case.get("name")) == ("1", "start of the database: listener")
+    assert error is not None
+    assert (error.get("message"), error.text) == ("it stayed silent?", "it stayed silent?\nits log <end>")
+    assert {entry.get("name"): entry.get("value") for entry in suite.iterfind("properties/property")} == PROPERTIES
