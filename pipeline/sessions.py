@@ -207,7 +207,21 @@ def _owner_lives(labels: Mapping[str, str]) -> bool | None:
     pid, _, start = process.partition(":")
     if place != _place() or not pid.isdigit():
         return None
-    return _process_start(int(pid)) == start
+    found = _process_start(int(pid))
+    if not found and _is_hidden(int(pid)):
+        return None
+    return found == start
+
+
+def _is_hidden(pid: int) -> bool:
+    """Whether there is a process of that id of which /proc does not tell (`hidepid`): another user's."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        pass
+    return False
 
 
 def _place() -> str:

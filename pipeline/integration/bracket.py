@@ -22,7 +22,7 @@ from pipeline.databases.engine import load_engine
 from pipeline.databases.prepare import Program, Script, find_scripts, read_steps
 from pipeline.databases.readiness import NotReadyError
 from pipeline.document import line_of
-from pipeline.errors import ConfigurationError, EngineError, PipelineError, PreparationError, TestsFailedError
+from pipeline.errors import CheckoutBusyError, ConfigurationError, EngineError, PipelineError, PreparationError, TestsFailedError
 from pipeline.integration.address import address_files, address_variables, remove_address_files, write_address_files
 from pipeline.integration.container_engine import ContainerEngine
 from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, DatabaseSpec
@@ -144,12 +144,16 @@ class Bracket:
     def start_clean(self, run: Run, session: Session) -> Database:
         """The same, but whatever ran there before: a clean one, from the baked image of `run`, and the next one laid aside."""
         with Interruption() as interruption:
-            ours = not Results(run.root, run.state).are_claimed()
+            if Results(run.root, run.state).are_claimed():
+                raise CheckoutBusyError(
+                    "tests are running in this checkout, maybe on the database that would be replaced",
+                    "Wait until they have ended, or have another session: --session KEY in a checkout of its own",
+                )
             self._runs(run, session)
             warm = WarmDatabases(self._engine, self._host(interruption), self._say)
             with guarded(self._programs, session, run.state):
                 warm.make_way(session, run.database)
-                database = self._start(run, session, interruption, ours)
+                database = self._start(run, session, interruption)
                 warm.lay_aside(session, run.database)
                 return database
 
@@ -203,10 +207,10 @@ class Bracket:
         finally:
             try:
                 self._stop(Results(run.root, run.state), run.state, session, interruption)
-            except PipelineError as error:
+            except (PipelineError, OSError) as error:
                 if failure is None:
                     raise
-                self._say(f"warning: {error.message}")  # why the run failed matters more
+                self._say(f"warning: {error}")  # why the run failed matters more
                 guardian.abandon()
 
     def _host(self, interruption: Interruption) -> DatabaseHost:

@@ -446,18 +446,23 @@ class DatabaseHost:
             self._say(f"warning: {error.message}\n  The container {container[:12]} of session {session.key} may still be there.")
 
     def _keep_log(self, container_id: str, database: Database | None, keep_log: Callable[[bytes], None]) -> None:
-        """Keep the log, without passwords, of a container that may be gone. That it cannot be read is only worth a warning."""
+        """Keep the log, without passwords, of a container that may be gone.
+
+        That it cannot be read, or written here, is only worth a warning: what the container is to be removed for goes on.
+        """
         try:
             container = self._engine.find_container(container_id)
             if container is None:
                 return
-            log = without_end(self._engine.read_log(container.id))
-            for account in [database.user, database.administrator] if database else self._accounts(container):
+            accounts = [database.user, database.administrator] if database else self._accounts(container)
+            log = without_end(self._engine.read_log(container.id))  # after the passwords, for the container may go at any moment
+            for account in accounts:
                 log = log.replace(account.password.value.encode(), b"***")
+            keep_log(log)
         except EngineError as error:
             self._say(f"warning: {error.message}")
-            return
-        keep_log(log)
+        except OSError as error:
+            self._say(f"warning: the database's log cannot be kept: {error.strerror}: {error.filename}")
 
     def _death(self, container: Inspected | None, database: Database | None = None) -> DatabaseNotReadyError:
         hint = "Its whole log is in .pipeline/itest/database.log." if container else "Start it again: invoke start-oracle"

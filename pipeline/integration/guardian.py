@@ -57,13 +57,14 @@ class Charge(NamedTuple):
 def guarded(companions: Companions, session: Session, state: Path) -> Iterator[Companion]:
     """While in here, a guardian watches over what this process makes for `session`.
 
-    Outside, everything is finished or removed again. Only where the engine failed, the guardian is to try once more.
+    Outside, everything is finished or removed again. Where the engine or this machine (a full disk) failed, the guardian is to
+    try once more.
     """
     charge = Charge(session.project, session.key, sessions.current_owner(), str(state), "yes" if session.one_shot else "no")
     companion = companions.start_companion(PROGRAM, charge)
     try:
         yield companion
-    except EngineError:
+    except (EngineError, OSError):
         companion.abandon()
         raise
     except BaseException:

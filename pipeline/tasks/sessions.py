@@ -6,6 +6,8 @@ from invoke.context import Context
 
 from pipeline.tasks.command import command, read_project, say
 
+LONGEST = 24.0 * 31  # hours
+
 
 @command(
     help={
@@ -20,8 +22,8 @@ def keep_alive(_context: Context, session: str = "", hours: float = 0.0) -> None
 
     bench = open_bench()
     lasting = hours or bench.config.itest.lease
-    if lasting <= 0:
-        raise ConfigurationError(f"--hours {hours:g}: a lease lasts longer than that", "To end the session: invoke stop-oracle")
+    if not 0 < lasting <= LONGEST:
+        raise ConfigurationError(f"--hours {hours:g}: a lease lasts up to {LONGEST:g} hours", "To end the session: invoke stop-oracle")
     found = bench.own_session(session)
     bench.bracket.keep_alive(found, lasting * 3600)
     say(f"session {found.key}: lives for {lasting:g} h from now on")
