@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, ScriptError, Statement
-from pipeline.databases.postgres_states import PostgresStates, make_template, watch
+from pipeline.databases.postgres_states import PostgresStates, make_template, quoted, watch
 from pipeline.databases.states import Prepare, Server, Source, Sql
 
 # SQLSTATE codes (PostgreSQL's documentation, appendix A).
@@ -158,7 +158,7 @@ class Postgres:
     def password_script(self, _service: str, _user: str, passwords: Mapping[str, Password]) -> str:
         """For psql. A statement that fails is not logged: it holds a password."""
         head = ["\\set ON_ERROR_STOP on", "SET log_min_error_statement = panic;"]
-        return "\n".join([*head, *(f"ALTER ROLE {_quoted(name)} PASSWORD '{password.value}';" for name, password in passwords.items()), ""])
+        return "\n".join([*head, *(f"ALTER ROLE {quoted(name)} PASSWORD '{password.value}';" for name, password in passwords.items()), ""])
 
     @property
     def error(self) -> type[Exception]:
@@ -183,10 +183,6 @@ class Postgres:
 
     def connect(self, address: Address, account: Account) -> Connection:
         return _Connection(self._driver.connect(self.dsn(address), account.name, account.password.value))
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _phase(failure: Failure) -> Phase:

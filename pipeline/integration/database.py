@@ -210,7 +210,7 @@ class DatabaseHost:
         container = look(self._engine, database.container)
         if container is None:
             return f"the database's container {database.container[:12]} was removed"
-        return "" if container.state == "running" else self._epitaph(container, database)
+        return "" if container.state in ALIVE else self._epitaph(container, database)
 
     def renew(self, session: Session, seconds: float) -> None:
         """Let the session's database live for so many seconds from now on. Raises SessionMissingError where there is none."""

@@ -7,7 +7,6 @@ is clean without anything having to be undone. It ends with the session or with 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
 
 from pipeline.integration.container_engine import ContainerEngine
 from pipeline.integration.database import ALIVE, FINGERPRINT, ROLE, DatabaseHost, DatabaseSpec
@@ -17,16 +16,10 @@ from pipeline.sessions import Session
 SPARE = "spare"  # the role that its name is made of
 
 
-class RenamingEngine(ContainerEngine, Protocol):
-    """What is needed of a container engine beside what a database needs."""
-
-    def rename_container(self, container: str, name: str) -> bool: ...
-
-
 class WarmDatabases:
     """The databases of one session that come and go."""
 
-    def __init__(self, engine: RenamingEngine, host: DatabaseHost, say: Callable[[str], None]) -> None:
+    def __init__(self, engine: ContainerEngine, host: DatabaseHost, say: Callable[[str], None]) -> None:
         self._engine = engine
         self._host = host
         self._say = say

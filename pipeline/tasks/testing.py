@@ -32,12 +32,12 @@ class TestBench:
 
     @cached_property
     def bracket(self) -> Bracket:
-        return Bracket(self._engine, self._kind, processes, say)
+        return Bracket(self._engine, self.kind, processes, say)
 
     @cached_property
     def baked(self) -> BakedDatabases:
         """The baked databases of this project."""
-        return BakedDatabases(self.config, self._engine, self._kind, say)
+        return BakedDatabases(self.config, self._engine, self.kind, say)
 
     @property
     def results(self) -> Results:
@@ -51,7 +51,7 @@ class TestBench:
         from pipeline.tasks.wiring import provide_image  # git, BuildKit, registry: only a start needs them
 
         name = image or self.config.itest.image
-        run = check_run(self.config, name, self._kind, processes, tests)  # a mistake is worth knowing before minutes of building
+        run = check_run(self.config, name, self.kind, processes, tests)  # a mistake is worth knowing before minutes of building
         run = replace(run, database=replace(run.database, image=provide_image(self.config, name, say)))
         with contextlib.suppress(EngineError):  # the start will meet it, and write it down where people look
             return self.baked.take(run) if baked else run
@@ -59,15 +59,11 @@ class TestBench:
 
     def check_run(self) -> Run:
         """Check everything but the test command; the database that runs already has its image."""
-        return check_run(self.config, self.config.itest.image, self._kind, processes, tests=False)
-
-    @property
-    def kind(self) -> DatabaseKind:
-        return self._kind
+        return check_run(self.config, self.config.itest.image, self.kind, processes, tests=False)
 
     def check_tests(self) -> Run:
         """Check everything; the database that runs already has its image."""
-        return check_run(self.config, self.config.itest.image, self._kind, processes)
+        return check_run(self.config, self.config.itest.image, self.kind, processes)
 
     def own_session(self, key: str) -> Session:
         return own_session(self.config.project, self.config.root, self._lease, os.environ, key)
@@ -76,7 +72,7 @@ class TestBench:
         return new_session(self.config.project, self.config.root, self._lease, os.environ)
 
     @cached_property
-    def _kind(self) -> DatabaseKind:
+    def kind(self) -> DatabaseKind:
         return read_kind(self.config)
 
     @cached_property
