@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -134,8 +133,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     itest: IntegrationTests = IntegrationTests()
 
 
-@dataclass(frozen=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """The checked configuration of the repository whose root is `root`."""
 
     root: Path

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 
-@dataclass(frozen=True)
-class EngineImage:
+class EngineImage(msgspec.Struct, frozen=True):
     """An image the engine has: its id, its tags and repository digests (whole references), its size in bytes.
 
     `platform`: os/architecture[/variant]; empty where the engine was asked for a list.

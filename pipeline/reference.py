@@ -6,7 +6,8 @@ The grammar is the OCI distribution specification's ("Pulling manifests") and th
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from pipeline.errors import ConfigurationError
 
@@ -23,8 +24,7 @@ _REGISTRY = re.compile(
 MAX_NAME = 255  # registry, slash and path together
 
 
-@dataclass(frozen=True)
-class Reference:
+class Reference(msgspec.Struct, frozen=True):
     """An image's whole name. `registry` is HOST[:PORT]; `repository` the path; `tag` movable; `digest` for ever."""
 
     registry: str

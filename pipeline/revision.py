@@ -6,15 +6,15 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from pipeline.errors import RevisionError
 
 SHORT = 12  # hexadecimal digits of a commit in a tag
 
 
-@dataclass(frozen=True)
-class GitFacts:
+class GitFacts(msgspec.Struct, frozen=True):
     """What git says of a work tree: `branch` is empty on a detached HEAD; `changed` are paths relative to the project."""
 
     commit: str
@@ -23,8 +23,7 @@ class GitFacts:
     remotes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Revision:
+class Revision(msgspec.Struct, frozen=True):
     """Branch and full commit, and whether anything that images are made of has an uncommitted change."""
 
     branch: str

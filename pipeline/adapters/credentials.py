@@ -10,8 +10,9 @@ import functools
 import json
 import os
 import subprocess
-from dataclasses import dataclass, field
 from typing import Any
+
+import msgspec
 
 from pipeline.adapters.docker_context import read_docker_config
 from pipeline.errors import RegistryRefusedError
@@ -21,13 +22,15 @@ _HUB_KEY = "https://index.docker.io/v1/"  # under this name docker login keeps D
 _TOKEN_USER = "<token>"  # what a helper answers as the user where the secret is an identity token  # noqa: S105
 
 
-@dataclass(frozen=True)
-class Credentials:
+class Credentials(msgspec.Struct, frozen=True):
     """A user with a password, or an identity token; neither shows in `repr`."""
 
     user: str
-    password: str = field(repr=False, default="")
-    identity_token: str = field(repr=False, default="")
+    password: str = ""
+    identity_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Credentials(user={self.user!r})"
 
     def basic(self) -> str:
         """The value of an HTTP Authorization header."""

@@ -9,17 +9,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from pipeline.errors import EngineError
 
 DEFAULT_HOST = "unix:///var/run/docker.sock"
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """Where an engine listens: `unix://PATH`, `tcp://HOST:PORT` or `ssh://USER@HOST`, with TLS material for tcp."""
 
     host: str

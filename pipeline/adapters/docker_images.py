@@ -15,9 +15,10 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+import msgspec
 
 from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import read_credentials
@@ -43,8 +44,7 @@ _LAYER_DONE = ("Pushed", "Layer already exists", "Mounted from", "Pull complete"
 _HINT = "Start the engine, or choose another one: docker context use NAME, or DOCKER_HOST. See: invoke doctor"
 
 
-@dataclass(frozen=True)
-class EngineInfo:
+class EngineInfo(msgspec.Struct, frozen=True):
     """What an engine says of itself; `memory` in bytes."""
 
     version: str
@@ -60,15 +60,14 @@ class RemoteImage(NamedTuple):
     platforms: tuple[str, ...]
 
 
-@dataclass
-class _Transfer:
+class _Transfer(msgspec.Struct):
     """What one attempt to push or pull has come to: layers that are done, and the digest once it is known."""
 
     layers: int = 0
     digest: str = ""
-    _layers: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # the last event of each
-    _heard: float = field(default_factory=time.monotonic)  # when the engine said something
-    _moved: float = field(default_factory=time.monotonic)  # when it said something new
+    _layers: dict[str, Mapping[str, Any]] = {}  # the last event of each
+    _heard: float = msgspec.field(default_factory=time.monotonic)  # when the engine said something
+    _moved: float = msgspec.field(default_factory=time.monotonic)  # when it said something new
 
     def note(self, event: Mapping[str, Any]) -> None:
         self._heard = time.monotonic()

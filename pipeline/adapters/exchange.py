@@ -11,7 +11,8 @@ import http.client
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 SILENCE = 15.0  # seconds without a byte of the answer
 ANSWER = 60.0  # seconds for the whole answer
@@ -19,8 +20,7 @@ SENDING = 120.0  # seconds for the whole request
 _LONGEST_HEAD = 1 << 18  # bytes
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """`headers` by name in lower case; those that came several times in one, separated by commas."""
 
     status: int

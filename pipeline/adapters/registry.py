@@ -11,7 +11,8 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from pipeline.adapters.credentials import Credentials, read_credentials
 from pipeline.adapters.exchange import Answer
@@ -32,8 +33,7 @@ UPLOADS = 3  # of one blob, where the registry forgets them
 _ACCEPT = {"Accept": ", ".join(MANIFEST_TYPES)}
 
 
-@dataclass(frozen=True)
-class Manifest:
+class Manifest(msgspec.Struct, frozen=True):
     """A manifest as the registry keeps it, byte for byte."""
 
     content: bytes

@@ -15,8 +15,9 @@ import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
+
+import msgspec
 
 from pipeline.adapters.connections import Connections
 from pipeline.adapters.credentials import Credentials
@@ -32,14 +33,13 @@ _REDIRECTS = 3  # one after another
 _TOLD_AFTER = 3  # failures of one request; until then a pause is hardly noticed
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(msgspec.Struct, frozen=True):
     """`scope`: what a token must allow; `missing`: whether 404 is an answer like any other; `check`: what is wrong with an answer."""
 
     method: str
     path: str
     scope: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = {}
     body: bytes | None = None
     missing: bool = False
     check: Callable[[Answer], str] = lambda _: ""

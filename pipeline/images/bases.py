@@ -13,7 +13,6 @@ import datetime
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -80,8 +79,7 @@ class BaseSource(Protocol):
         """The distribution and suite this machine can make a base from; empty where it can't."""
 
 
-@dataclass(frozen=True)
-class Bases:
+class Bases(msgspec.Struct, frozen=True):
     """Every reference the hierarchy begins with, resolved; `pinned` are those that pipeline.lock holds."""
 
     found: Mapping[str, Base]

@@ -9,9 +9,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+import msgspec
 
 from pipeline.errors import EngineError, PipelineError
 from pipeline.images.fingerprint import Input
@@ -26,8 +27,7 @@ DURATIONS_FILE = "durations.json"  # below .pipeline/: how long the last build o
 REPORT_WIDTH = 110  # of the lines that list images
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(msgspec.Struct, frozen=True):
     """What became of one image: the plan's action, or `push`. `seconds`: wall time of it."""
 
     step: Step
@@ -58,7 +58,7 @@ class Workshop(Protocol):
 
 def build_images(
     plan: BuildPlan,
-    workshop: Workshop,
+    open_workshop: Callable[[], Workshop],
     state: Path,
     jobs: int,
     progress: Progress,
@@ -71,13 +71,14 @@ def build_images(
     `keep_going` all that does not depend on the failed image is built, too. Then the first error is raised, or one that tells all.
     """
     results: dict[str, Result] = {}
+    waiting = {step.name: step for step in plan.steps if step.action not in ("none", "skip")}
+    workshop = open_workshop() if waiting else None  # with nothing to do: no thread, no process
     for step in plan.steps:
-        if step.action in ("none", "skip"):
-            results[step.name] = _unchanged(step, progress)
-        else:
+        if step.name in waiting:
             progress(Event(step.name, "waiting"))
-    waiting = {step.name: step for step in plan.steps if step.name not in results}
-    if waiting:  # with nothing to do: no thread, no process
+        else:
+            results[step.name] = _unchanged(step, progress)
+    if workshop:
         _carry_out_all(waiting, results, workshop, state, max(jobs, 1), progress, keep_going, use_cache)
     return tuple(results[step.name] for step in plan.steps)
 

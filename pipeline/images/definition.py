@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -43,8 +42,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     platform: Annotated[str, Doc(description="Default: pipeline.yaml's.", pattern="^([a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?)?$")] = ""
 
 
-@dataclass(frozen=True)
-class ImageDefinition:
+class ImageDefinition(msgspec.Struct, frozen=True):
     """A checked image definition. Paths are relative to the project's root; `file` is the YAML itself."""
 
     name: str
@@ -54,9 +52,9 @@ class ImageDefinition:
     platform: str
     base: str = ""  # a root's `from`
     parent: str = ""
-    bootstrap: dict[str, str] = field(default_factory=dict)
+    bootstrap: dict[str, str] = {}
     description: str = ""
-    args: dict[str, str] = field(default_factory=dict)
+    args: dict[str, str] = {}
     uses: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     optional: bool = False

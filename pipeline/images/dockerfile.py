@@ -12,25 +12,24 @@ import itertools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
+
+import msgspec
 
 from pipeline.images.sources import Sources, read_sources
 
 BASE_ARGUMENT = "BASE_IMAGE"
 
 
-@dataclass(frozen=True)
-class TakenImage:
+class TakenImage(msgspec.Struct, frozen=True):
     """An image that a Dockerfile names, with the 1-based line it stands on."""
 
     name: str
     line: int
 
 
-@dataclass(frozen=True)
-class Dockerfile:
+class Dockerfile(msgspec.Struct, frozen=True):
     """`images`: taken from outside, stages and BASE_IMAGE left out. `arguments`: every ARG. `has_base`: FROM ${BASE_IMAGE}.
 
     `sources`: what it reads of its build context. `triggers`: its ONBUILD instructions. `recipe`: the text without what cannot
@@ -145,8 +144,7 @@ def _expand(text: str, values: Mapping[str, str]) -> str:
     return _VARIABLE.sub(value, text)
 
 
-@dataclass(frozen=True)
-class _Scan:
+class _Scan(msgspec.Struct, frozen=True):
     """A Dockerfile in its instructions. `unclear`: BuildKit's versions, or its parser and this one, might not agree about it."""
 
     instructions: tuple[Instruction, ...]

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from pipeline.images.fingerprint import Input, changes
 from pipeline.images.plan import Action, BuildPlan, Reason, Step
 from pipeline.images.release import Release, ReleasedImage, Together, own_inputs, shortened
 
 
-@dataclass(frozen=True)
-class Explanation:
+class Explanation(msgspec.Struct, frozen=True):
     """One image: what would happen to it, and every cause of that."""
 
     name: str
@@ -20,8 +20,7 @@ class Explanation:
     causes: tuple[Reason, ...]
 
 
-@dataclass(frozen=True)
-class ExplainedPlan:
+class ExplainedPlan(msgspec.Struct, frozen=True):
     """A plan beside a release; `against` is None where there is none to compare with. `removed`: images only the release has."""
 
     plan: BuildPlan

@@ -29,8 +29,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 SCHEMA = "2"  # raise it whenever the same inputs would make another image
 SHOWN = 40  # characters of a value in an explanation
@@ -47,8 +48,7 @@ class Input(NamedTuple):
     identity: str
 
 
-@dataclass(frozen=True)
-class Fingerprint:
+class Fingerprint(msgspec.Struct, frozen=True):
     """SHA-256 (64 hexadecimal digits) over all inputs, with the inputs themselves, so that it can be explained."""
 
     value: str

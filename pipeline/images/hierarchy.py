@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+
+import msgspec
 
 from pipeline.config import Config
 from pipeline.document import line_of, nearest
@@ -15,8 +16,7 @@ from pipeline.images.dockerfile import BASE_ARGUMENT, parse_dockerfile
 from pipeline.reference import parse_reference
 
 
-@dataclass(frozen=True)
-class Hierarchy:
+class Hierarchy(msgspec.Struct, frozen=True, dict=True):
     """All definitions in build order."""
 
     definitions: tuple[ImageDefinition, ...]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from pipeline.errors import ConfigurationError
 
 
-@dataclass(frozen=True)
-class Pattern:
+class Pattern(msgspec.Struct, frozen=True):
     """One line of an ignore file; `negated` for a line that begins with `!`."""
 
     text: str
@@ -18,8 +18,7 @@ class Pattern:
     expression: re.Pattern[str]
 
 
-@dataclass(frozen=True)
-class IgnoreRules:
+class IgnoreRules(msgspec.Struct, frozen=True):
     """The patterns of an ignore file, in their order: the last one that matches a path or one of its parents decides."""
 
     patterns: tuple[Pattern, ...] = ()

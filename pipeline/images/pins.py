@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from pipeline.document import nearest
 from pipeline.errors import ConfigurationError, ImageUnavailableError
@@ -28,8 +29,7 @@ from pipeline.images.hierarchy import Hierarchy
 from pipeline.reference import parse_reference
 
 
-@dataclass(frozen=True)
-class PinState:
+class PinState(msgspec.Struct, frozen=True):
     """How it stands with one reference: `pinned` as pipeline.lock has it, `upstream` as it would be pinned now.
 
     `problem` says why nobody could be asked; `images` are those that take it; `optional`: they can all do without it.

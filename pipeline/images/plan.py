@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+import msgspec
 
 from pipeline.engine_image import EngineImage
 from pipeline.images.bases import LOCK_FILE, Bases, absent_references
@@ -19,16 +20,14 @@ from pipeline.revision import Revision, branch_tag, commit_tag, content_tag
 Action = Literal["none", "tag", "pull", "build", "skip"]
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """Why a step does what it does: `kind` for programs, `what` for people."""
 
     kind: str
     what: str
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(msgspec.Struct, frozen=True):
     """One image: its action with the reasons, and everything that carrying it out needs to know."""
 
     definition: ImageDefinition
@@ -57,8 +56,7 @@ class Step:
         return (self.content, self.commit, self.branch)
 
 
-@dataclass(frozen=True)
-class BuildPlan:
+class BuildPlan(msgspec.Struct, frozen=True):
     """The steps of a revision in build order."""
 
     revision: Revision
@@ -193,7 +191,7 @@ def _pull_only_needed(steps: tuple[Step, ...], needed: set[str]) -> tuple[Step, 
             needed.update(step.needs)
     published = Reason("published", "the registry has it, and nothing here is built on it")
     return tuple(
-        replace(step, action="none", reasons=(published,))
+        msgspec.structs.replace(step, action="none", reasons=(published,))
         if step.action == "pull" and step.image is None and step.name not in needed
         else step
         for step in steps

@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -115,13 +114,13 @@ class ReleaseShelf(Protocol):
 Together = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]  # map, or that of a pool of threads
 
 
-@dataclass(frozen=True)
 class Releases:
     """The releases of a project. `together` asks for several things at the same time."""
 
-    shelf: ReleaseShelf
-    together: Together = map
-    _documents: dict[str, Release] = field(default_factory=dict)  # digest → what it says, which never changes
+    def __init__(self, shelf: ReleaseShelf, together: Together = map) -> None:
+        self.shelf = shelf
+        self.together = together
+        self._documents: dict[str, Release] = {}  # digest → what it says, which never changes
 
     def read(self, tag: str) -> Release | None:
         """The release a tag names; None where there is none."""

@@ -11,12 +11,12 @@ import json
 import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 
+import msgspec
 
-@dataclass(frozen=True)
-class Sources:
+
+class Sources(msgspec.Struct, frozen=True, dict=True):
     """`patterns`: paths relative to the context, in which `*` and `?` mean what they mean to COPY, and a last `**` anything below.
 
     `whole`: everything.

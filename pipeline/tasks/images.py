@@ -57,7 +57,13 @@ def build(
             _show_plan(plan_made, json)
             return
         results = build_images(
-            plan_made, project.workshop(plan_made), project.config.state, jobs or os.cpu_count() or 1, progress, keep_going, not no_cache
+            plan_made,
+            lambda: project.workshop(plan_made),
+            project.config.state,
+            jobs or os.cpu_count() or 1,
+            progress,
+            keep_going,
+            not no_cache,
         )
     if json:
         _print_json(as_json(results))

@@ -277,5 +277,5 @@ def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str
                 f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml."
             )
         if any(step.action in ("build", "pull", "tag") for step in plan.steps):
-            build_images(plan, project.workshop(plan), config.state, os.cpu_count() or 1, PlainLines(say))
+            build_images(plan, lambda: project.workshop(plan), config.state, os.cpu_count() or 1, PlainLines(say))
         return str(plan[image].content)

@@ -119,7 +119,7 @@ quiet = PlainLines(lambda _line: None)
 
 def test_parents_first_and_independent_images_at_the_same_time(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(together=threading.Barrier(3))  # breaks unless all three are being built at once
-    results = build_images(make_plan(), workshop, tmp_path, 3, quiet)
+    results = build_images(make_plan(), lambda: workshop, tmp_path, 3, quiet)
     assert workshop.done[0] == "root"
     assert set(workshop.done) == set(FAMILY)
     assert [result.step.name for result in results] == [step.name for step in make_plan().steps]
@@ -129,7 +129,7 @@ def test_parents_first_and_independent_images_at_the_same_time(make_plan: MakePl
 @pytest.mark.parametrize("jobs", [-1, 0, 1, 2])
 def test_no_more_at_the_same_time_than_jobs(make_plan: MakePlan, tmp_path: Path, jobs: int) -> None:
     workshop = NotingWorkshop(together=threading.Barrier(jobs) if jobs == 1 else None)
-    build_images(make_plan(), workshop, tmp_path, jobs, quiet)
+    build_images(make_plan(), lambda: workshop, tmp_path, jobs, quiet)
     assert workshop.most <= max(jobs, 1)
     assert len(workshop.done) == len(FAMILY)
 
@@ -137,7 +137,7 @@ def test_no_more_at_the_same_time_than_jobs(make_plan: MakePlan, tmp_path: Path,
 def test_a_failure_stops_what_has_not_begun(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(("root",))
     with pytest.raises(BuildError, match="root could not be built") as caught:
-        build_images(make_plan(), workshop, tmp_path, 2, quiet)
+        build_images(make_plan(), lambda: workshop, tmp_path, 2, quiet)
     assert workshop.done == ["root"]
     assert caught.value.hint == "see root.log"
 
@@ -145,14 +145,14 @@ def test_a_failure_stops_what_has_not_begun(make_plan: MakePlan, tmp_path: Path)
 def test_a_failure_stops_independent_images_too(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(("a",))
     with pytest.raises(BuildError):
-        build_images(make_plan(), workshop, tmp_path, 1, quiet)
+        build_images(make_plan(), lambda: workshop, tmp_path, 1, quiet)
     assert workshop.done == ["root", "a"]
 
 
 def test_keep_going_builds_the_rest_and_reports_dependents(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(("a",))
     with pytest.raises(BuildError) as caught:
-        build_images(make_plan(), workshop, tmp_path, 1, quiet, keep_going=True)
+        build_images(make_plan(), lambda: workshop, tmp_path, 1, quiet, keep_going=True)
     assert set(workshop.done) == {"root", "a", "b", "c"}
     assert caught.value.message == "a could not be built:\n  its log\n  not built because of it:\n    leaf"
     assert caught.value.hint == "see a.log"
@@ -160,13 +160,13 @@ def test_keep_going_builds_the_rest_and_reports_dependents(make_plan: MakePlan, 
 
 def test_keep_going_reports_all_below_a_failed_root(make_plan: MakePlan, tmp_path: Path) -> None:
     with pytest.raises(BuildError) as caught:
-        build_images(make_plan(), NotingWorkshop(("root",)), tmp_path, 2, quiet, keep_going=True)
+        build_images(make_plan(), lambda: NotingWorkshop(("root",)), tmp_path, 2, quiet, keep_going=True)
     assert caught.value.message.splitlines()[-1].split(", ") == ["    a", "b", "c", "leaf"]
 
 
 def test_keep_going_reports_each_failure_once_with_what_it_cost(make_plan: MakePlan, tmp_path: Path) -> None:
     with pytest.raises(BuildError) as caught:
-        build_images(make_plan(), NotingWorkshop(("a", "b")), tmp_path, 1, quiet, keep_going=True)
+        build_images(make_plan(), lambda: NotingWorkshop(("a", "b")), tmp_path, 1, quiet, keep_going=True)
     assert caught.value.message.splitlines() == [
         "2 images failed, 1 more not built because of them",
         "a could not be built:",
@@ -184,7 +184,7 @@ def test_keep_going_reports_each_failure_once_with_what_it_cost(make_plan: MakeP
 def test_without_an_engine_nothing_more_begins(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(("a",), EngineError("gone", "start it"))
     with pytest.raises(EngineError, match="gone"):
-        build_images(make_plan(), workshop, tmp_path, 1, quiet, keep_going=True)
+        build_images(make_plan(), lambda: workshop, tmp_path, 1, quiet, keep_going=True)
     assert workshop.done == ["root", "a"]
 
 
@@ -192,7 +192,7 @@ def test_what_is_being_built_when_another_fails_is_finished(make_plan: MakePlan,
     workshop = NotingWorkshop(("a",), together=threading.Barrier(3))
     events: list[Event] = []
     with pytest.raises(BuildError):
-        build_images(make_plan(), workshop, tmp_path, 3, Noting(events))
+        build_images(make_plan(), lambda: workshop, tmp_path, 3, Noting(events))
     assert set(workshop.done) == {"root", "a", "b", "c"}
     ended = {event.image: event.state for event in events}
     assert ended == {"root": "done", "a": "failed", "b": "done", "c": "done", "leaf": "skipped"}
@@ -201,14 +201,14 @@ def test_what_is_being_built_when_another_fails_is_finished(make_plan: MakePlan,
 def test_the_kind_of_the_first_error_is_kept(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(("a", "b", "c"), EngineError("gone", "start it"))
     with pytest.raises(EngineError, match="gone"):
-        build_images(make_plan(), workshop, tmp_path, 3, quiet)
+        build_images(make_plan(), lambda: workshop, tmp_path, 3, quiet)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a bug")])
 def test_an_interrupt_or_a_bug_cancels_and_is_raised(make_plan: MakePlan, tmp_path: Path, error: BaseException) -> None:
     workshop = NotingWorkshop(("root",), error)
     with pytest.raises(type(error)):
-        build_images(make_plan(), workshop, tmp_path, 2, quiet)
+        build_images(make_plan(), lambda: workshop, tmp_path, 2, quiet)
     assert "cancel" in workshop.notes
     assert workshop.done == ["root"]
 
@@ -217,7 +217,7 @@ def test_with_nothing_to_do_no_thread_is_started(make_plan: MakePlan, tmp_path: 
     monkeypatch.delattr(build_module, "ThreadPoolExecutor")
     said: list[str] = []
     plan = make_plan(present=dict.fromkeys(FAMILY, ("0", "1", "2")))
-    results = build_images(plan, NotingWorkshop(), tmp_path, 4, PlainLines(said.append))
+    results = build_images(plan, NotingWorkshop, tmp_path, 4, PlainLines(said.append))
     assert {result.action for result in results} == {"none"}
     assert said == [f"{step.name}: unchanged" for step in plan.steps]
     assert list(tmp_path.rglob("inputs")) == []
@@ -225,28 +225,28 @@ def test_with_nothing_to_do_no_thread_is_started(make_plan: MakePlan, tmp_path: 
 
 def test_tags_are_moved_without_building(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop()
-    build_images(make_plan(present={"root": ("0",)}, definitions={"root": "from: x"}), workshop, tmp_path, 1, quiet)
+    build_images(make_plan(present={"root": ("0",)}, definitions={"root": "from: x"}), lambda: workshop, tmp_path, 1, quiet)
     assert workshop.notes == ["tag id-root main-111111111111", "tag id-root main"]
 
 
 def test_a_pulled_image_is_tagged(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop()
     plan = make_plan(registry=("root",), definitions={"root": "from: x", "child": "parent: root"})
-    result, _ = build_images(plan, workshop, tmp_path, 1, quiet)
+    result, _ = build_images(plan, lambda: workshop, tmp_path, 1, quiet)
     assert workshop.notes == ["pull team/root", "tag pulled main-111111111111", "tag pulled main", "build child 3 True"]
     assert (result.action, result.image_id) == ("pull", "pulled")
 
 
 def test_a_roots_base_is_made_ready_before_it_is_built(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop()
-    build_images(make_plan(definitions={"root": "from: x", "a": "parent: root"}), workshop, tmp_path, 1, quiet, use_cache=False)
+    build_images(make_plan(definitions={"root": "from: x", "a": "parent: root"}), lambda: workshop, tmp_path, 1, quiet, use_cache=False)
     assert workshop.notes == ["base root", "build root 3 False", "build a 3 False"]
 
 
 def test_a_skipped_image_says_why_and_the_rest_is_built(make_plan: MakePlan, tmp_path: Path) -> None:
     said: list[str] = []
     plan = make_plan(definitions={"root": "from: x", "other": "from: absent\noptional: true", "child": "parent: other"})
-    results = build_images(plan, NotingWorkshop(), tmp_path, 2, PlainLines(said.append))
+    results = build_images(plan, NotingWorkshop, tmp_path, 2, PlainLines(said.append))
     assert {result.step.name: result.action for result in results} == {"root": "build", "other": "skip", "child": "skip"}
     assert "other: skipped (absent cannot be had: no way)" in said
 
@@ -254,7 +254,7 @@ def test_a_skipped_image_says_why_and_the_rest_is_built(make_plan: MakePlan, tmp
 def test_the_longest_way_first_by_what_builds_took_last_time(make_plan: MakePlan, tmp_path: Path) -> None:
     (tmp_path / "durations.json").write_text(json.dumps({"root": 1, "a": 1, "leaf": 1, "b": 1, "c": 5}))
     workshop = NotingWorkshop()
-    build_images(make_plan(), workshop, tmp_path, 1, quiet)
+    build_images(make_plan(), lambda: workshop, tmp_path, 1, quiet)
     assert workshop.done == ["root", "c", "a", "b", "leaf"]  # without durations: a first, for two builds hang on it
     assert set(recorded_durations(tmp_path)) == set(FAMILY)
     assert recorded_durations(tmp_path)["c"] < 5
@@ -268,14 +268,16 @@ def test_durations_that_cannot_be_read_are_none(tmp_path: Path, text: str) -> No
 
 def test_only_what_a_build_needs_is_waited_for(make_plan: MakePlan, tmp_path: Path) -> None:
     workshop = NotingWorkshop(there=("root",))  # which lacks only other tags: its children need not wait for them
-    build_images(make_plan(present={"root": ("0",)}, definitions={"root": "from: x", "a": "parent: root"}), workshop, tmp_path, 1, quiet)
+    build_images(
+        make_plan(present={"root": ("0",)}, definitions={"root": "from: x", "a": "parent: root"}), lambda: workshop, tmp_path, 1, quiet
+    )
     assert workshop.notes[0] == "build a 3 True"  # the longer one of the two
 
 
 def test_events_tell_each_images_way(make_plan: MakePlan, tmp_path: Path) -> None:
     events: list[Event] = []
     plan = make_plan(present={"root": ("0", "1", "2")}, definitions={"root": "from: x", "a": "parent: root"})
-    build_images(plan, NotingWorkshop(there=("root",)), tmp_path, 1, Noting(events))
+    build_images(plan, lambda: NotingWorkshop(there=("root",)), tmp_path, 1, Noting(events))
     assert [(event.image, event.state, event.step) for event in events] == [
         ("root", "unchanged", ""),
         ("a", "waiting", ""),
@@ -287,7 +289,7 @@ def test_events_tell_each_images_way(make_plan: MakePlan, tmp_path: Path) -> Non
 
 def test_inputs_are_recorded_for_the_next_plans_reasons(make_plan: MakePlan, tmp_path: Path) -> None:
     plan = make_plan(definitions={"root": "from: x"})
-    build_images(plan, NotingWorkshop(), tmp_path, 1, quiet)
+    build_images(plan, NotingWorkshop, tmp_path, 1, quiet)
     assert recorded_inputs(tmp_path, ["root", "other"]) == {"root": plan["root"].fingerprint.inputs}
     (tmp_path / "inputs/root.json").write_text("[[1]]")
     (tmp_path / "inputs/other.json").write_text("{")
@@ -296,12 +298,12 @@ def test_inputs_are_recorded_for_the_next_plans_reasons(make_plan: MakePlan, tmp
 
 def test_a_record_that_cannot_be_written_spoils_no_image(make_plan: MakePlan, tmp_path: Path) -> None:
     (tmp_path / "inputs").write_text("in the way")
-    (result,) = build_images(make_plan(definitions={"root": "from: x"}), NotingWorkshop(), tmp_path, 1, quiet)
+    (result,) = build_images(make_plan(definitions={"root": "from: x"}), NotingWorkshop, tmp_path, 1, quiet)
     assert result.image_id == "id-root"
 
 
 def test_the_document_for_programs(make_plan: MakePlan, tmp_path: Path) -> None:
-    results = build_images(make_plan(definitions={"root": "from: x"}), NotingWorkshop(), tmp_path, 1, quiet)
+    results = build_images(make_plan(definitions={"root": "from: x"}), NotingWorkshop, tmp_path, 1, quiet)
     (image,) = as_json(results)["images"]
     assert set(image) == {"name", "fingerprint", "action", "references", "image_id", "digest", "seconds"}
     assert (image["name"], image["action"], image["image_id"], image["digest"]) == ("root", "build", "id-root", None)
