@@ -1,4 +1,4 @@
-"""Which revision is being built, from git and from what the CI server says, and the tags that it gives to images."""
+"""Which revision is being built, from git and from what the build server says, and the tags that it gives to images."""
 
 from __future__ import annotations
 
@@ -35,25 +35,15 @@ class Revision(msgspec.Struct, frozen=True):
 
 
 def name_revision(git: GitFacts, environ: Mapping[str, str]) -> Revision:
-    """The revision: the branch as PIPELINE_BRANCH, the CI server or git names it, the commit as git does.
+    """The revision: the branch as PIPELINE_BRANCH, the build server or git names it, the commit as git does.
 
-    Raises RevisionError where the CI server and git disagree about the commit, or nobody names a branch.
+    Raises RevisionError where the build server and git disagree about the commit, or nobody names a branch.
     """
-    branch = environ.get("PIPELINE_BRANCH", "").strip()
+    environ = {name: value.strip() for name, value in environ.items() if value.strip()}
+    branch = environ.get("PIPELINE_BRANCH", "")
     if not branch:
-        for name in (
-            "GIT_COMMIT",
-            "bamboo_planRepository_revision",
-            "bamboo_planRepository_1_revision",
-            "bamboo_repository_revision_number",
-        ):
-            said = environ.get(name, "").strip()
-            if said and said.lower() != git.commit and not (len(said) >= 7 and git.commit.startswith(said.lower())):
-                raise RevisionError(
-                    f"{name} says {said[:SHORT]}, but the checkout is at {git.commit[:SHORT]}",
-                    f"Build in the checkout that the CI server made, or name the branch yourself: PIPELINE_BRANCH=… (then {name} is not asked).",
-                )
-        branch = _ci_branch(environ, git) or git.branch
+        said = _jenkins_branch(environ, git), _bamboo_branch(environ, git)
+        branch = next(filter(None, said), git.branch)
     if not branch:
         raise RevisionError(
             f"HEAD is detached at {git.commit[:SHORT]} and nothing names a branch",
@@ -62,22 +52,53 @@ def name_revision(git: GitFacts, environ: Mapping[str, str]) -> Revision:
     return Revision(branch, git.commit)
 
 
-def _ci_branch(environ: Mapping[str, str], git: GitFacts) -> str:
-    """The branch as Jenkins or Bamboo names it; empty where neither does. A pull request is `PR-<key>`, whoever made it."""
-    if environ.get("BRANCH_NAME"):  # Jenkins multibranch; PR-24 on a pull request
+def _jenkins_branch(environ: Mapping[str, str], git: GitFacts) -> str:
+    """The branch as Jenkins names it; empty where it does not. A pull request is `PR-<number>`, whoever made it.
+
+    The variables: Jenkins' own reference of a pipeline's environment (JENKINS_URL/pipeline-syntax/globals#env) and the Git plugin's.
+    """
+    if "GIT_COMMIT" in environ:
+        _check_commits(git, {"GIT_COMMIT": environ["GIT_COMMIT"]})
+    if "BRANCH_NAME" in environ:  # multibranch; PR-24 on a pull request, the tag's name on a tag
         return environ["BRANCH_NAME"]
-    if environ.get("GIT_BRANCH"):  # Jenkins: with the name of the remote in front, which may be any name
-        branch = environ["GIT_BRANCH"].removeprefix("refs/heads/").removeprefix("refs/remotes/")
-        first, slash, rest = branch.partition("/")
-        if branch == "detached":  # Jenkins' word for a commit that was asked for by its number
-            return ""
-        remotes = git.remotes or ("origin", first if rest == git.branch else "origin")
-        return rest if slash and first in remotes else branch
-    if environ.get("bamboo_repository_pr_key"):
+    branch = environ.get("GIT_BRANCH", "")  # with the name of the remote in front, which may be any name
+    for prefix in ("refs/heads/", "refs/tags/", "refs/remotes/"):
+        branch = branch.removeprefix(prefix)
+    first, slash, rest = branch.partition("/")
+    remotes = git.remotes or ("origin", first if rest == git.branch else "origin")
+    name = rest if slash and first in remotes else branch
+    return "" if name in ("detached", "HEAD") else name  # Jenkins' words for a commit that was asked for by its number
+
+
+def _bamboo_branch(environ: Mapping[str, str], git: GitFacts) -> str:
+    """The branch as Bamboo names it; empty where it does not. A pull request is `PR-<key>`, whoever made it.
+
+    A plan may have several repositories, numbered from 1; the first is also given without a number, and by the names of older
+    versions. The one that was checked out is the one whose revision git is at.
+    Source: "Bamboo variables" in Atlassian's documentation; in a shell their dots are underscores.
+    """
+    numbers = sorted(int(found[1]) for name in environ if (found := re.fullmatch(r"bamboo_planRepository_(\d+)_\w+", name)))
+    places = ["bamboo_planRepository", *(f"bamboo_planRepository_{number}" for number in dict.fromkeys(numbers))]
+    said = {f"{place}_revision": place for place in places}
+    said["bamboo_repository_revision_number"] = "bamboo_repository"
+    commits = {name: environ[name] for name in said if name in environ}
+    checked_out = [said[name] for name in _check_commits(git, commits)] or list(said.values())
+    if "bamboo_repository_pr_key" in environ and checked_out[0] in (*places[:1], "bamboo_planRepository_1", "bamboo_repository"):
         return f"PR-{environ['bamboo_repository_pr_key']}"
-    names = ("bamboo_planRepository_branchName", "bamboo_planRepository_branch", "bamboo_planRepository_1_branchName",
-             "bamboo_planRepository_1_branch", "bamboo_repository_branch_name")  # fmt: skip
-    return next((environ[name].removeprefix("refs/heads/") for name in names if environ.get(name)), "")
+    names = (f"{place}_{last}" for place in checked_out for last in ("branchName", "branch", "branch_name"))
+    return next((environ[name].removeprefix("refs/heads/") for name in names if name in environ), "")
+
+
+def _check_commits(git: GitFacts, said: Mapping[str, str]) -> list[str]:
+    """Of variables that name a commit, those that name git's. Raises RevisionError where there are some, and none does."""
+    right = [name for name, commit in said.items() if len(commit) >= 7 and git.commit.startswith(commit.lower())]
+    if said and not right:
+        name, commit = next(iter(said.items()))
+        raise RevisionError(
+            f"{name} says {commit[:SHORT]}, but the checkout is at {git.commit[:SHORT]}",
+            f"Build in the checkout that the build server made, or name the branch yourself: PIPELINE_BRANCH=… (then {name} is not asked).",
+        )
+    return right
 
 
 # Tags. Three kinds share one repository: content tags, commit tags and branch tags. The rules below make their three sets

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
@@ -19,54 +22,21 @@ def git(branch: str = "", remotes: tuple[str, ...] = ("origin",)) -> GitFacts:
     return GitFacts(COMMIT, branch, frozenset(), remotes)
 
 
-@pytest.mark.parametrize(
-    ("environ", "expected"),
-    [
-        # Jenkins, one pipeline job: the remote's name stands in front, and branches have slashes
-        ({"GIT_COMMIT": COMMIT, "GIT_BRANCH": "origin/main"}, "main"),
-        ({"GIT_COMMIT": COMMIT, "GIT_BRANCH": "origin/feature/x"}, "feature/x"),
-        ({"GIT_BRANCH": "refs/heads/feature/x"}, "feature/x"),
-        ({"GIT_BRANCH": "refs/remotes/origin/feature/x"}, "feature/x"),
-        ({"GIT_BRANCH": "main"}, "main"),
-        ({"GIT_BRANCH": "feature/x"}, "feature/x"),
-        # Jenkins multibranch
-        ({"GIT_COMMIT": COMMIT, "BRANCH_NAME": "feature/x", "GIT_BRANCH": "origin/other"}, "feature/x"),
-        ({"BRANCH_NAME": "PR-24", "CHANGE_ID": "24", "CHANGE_BRANCH": "main", "CHANGE_TARGET": "main"}, "PR-24"),
-        ({"BRANCH_NAME": "v1.2", "TAG_NAME": "v1.2"}, "v1.2"),
-        # Bamboo
-        ({"bamboo_planRepository_branchName": "feature/x", "bamboo_planRepository_revision": COMMIT}, "feature/x"),
-        ({"bamboo_planRepository_branch": "feature/x"}, "feature/x"),
-        ({"bamboo_planRepository_1_branchName": "x", "bamboo_planRepository_1_revision": COMMIT}, "x"),
-        ({"bamboo_planRepository_1_branch": "refs/heads/x"}, "x"),
-        ({"bamboo_repository_branch_name": "x", "bamboo_repository_revision_number": COMMIT.upper()}, "x"),
-        ({"bamboo_repository_pr_key": "7", "bamboo_planRepository_branchName": "x", "bamboo_repository_pr_sourceBranch": "x"}, "PR-7"),
-        # a short commit is the same commit
-        ({"GIT_COMMIT": COMMIT[:7], "GIT_BRANCH": "origin/main"}, "main"),
-        # said by a person, who is asked first
-        ({"PIPELINE_BRANCH": "mine", "BRANCH_NAME": "x", "GIT_COMMIT": OTHER}, "mine"),
-    ],
-)
-def test_what_ci_servers_say_on_a_detached_head(environ: dict[str, str], expected: str) -> None:
-    assert name_revision(git(), environ) == Revision(expected, COMMIT)
+ENVIRONMENTS = yaml.safe_load((Path(__file__).parent / "build_environments.yaml").read_text(encoding="utf-8"))
 
 
-def test_a_remote_may_have_any_name() -> None:
-    assert name_revision(git(remotes=("upstream",)), {"GIT_BRANCH": "upstream/feature/x"}).branch == "feature/x"
-    assert name_revision(git(remotes=("upstream",)), {"GIT_BRANCH": "origin/x"}).branch == "origin/x"
-
-
-def test_a_remote_is_known_by_the_branch_that_is_checked_out() -> None:
-    """On a branch git is not asked for its remotes."""
-    assert name_revision(git("feature/x", remotes=()), {"GIT_BRANCH": "upstream/feature/x"}).branch == "feature/x"
-
-
-def test_jenkins_word_for_a_detached_head_is_no_branch() -> None:
-    with pytest.raises(RevisionError, match="detached"):
-        name_revision(git(), {"GIT_BRANCH": "detached"})
-
-
-def test_git_names_the_branch_where_no_server_does() -> None:
-    assert name_revision(git("feature/x"), {}) == Revision("feature/x", COMMIT)
+@pytest.mark.parametrize("case", ENVIRONMENTS, ids=lambda case: case["name"])
+def test_build_environments(case: dict[str, Any]) -> None:
+    stand_for = {"COMMIT": COMMIT, "OTHER": OTHER, "COMMIT_IN_CAPITALS": COMMIT.upper()}
+    environ = {name: stand_for.get(value, value) for name, value in case["variables"].items()}
+    says = {"branch": "", "remotes": ["origin"], **case.get("git", {})}
+    facts = git(says["branch"], tuple(says["remotes"]))
+    if "branch" in case:
+        assert name_revision(facts, environ) == Revision(case["branch"], COMMIT)
+    else:
+        with pytest.raises(RevisionError, match=re.escape(case["refused"])) as caught:
+            name_revision(facts, environ)
+        assert "PIPELINE_BRANCH=" in caught.value.hint
 
 
 @pytest.mark.parametrize(
