@@ -13,15 +13,23 @@ from pipeline.errors import RevisionError
 from pipeline.revision import GitFacts
 
 MANY = 8  # paths in one folder
+ARCHIVE = "REVISION"  # names the commit of a source archive, where there is no git
+ARCHIVE_HINT = (
+    "Its first line is the commit, the second the time of it: git log -1 --format='%H%n%ct' > REVISION before packing, or commit it "
+    "with the content $Format:%H%n%ct$ and the line `REVISION export-subst` in .gitattributes, for git archive."
+)
 
 
 def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
     """Read commit, branch, and the uncommitted changes below `folders` (relative to `project`; ignored files are none).
 
     Changes beside them may be among them: of many folders in one place, the place itself is looked at.
+    Of an unpacked source archive its file REVISION is read instead; nobody can say what was changed in it since.
     Raises RevisionError where `project` is in no work tree, has no commit yet, or git fails.
     """
     top = _top(project)
+    if not (top / ".git").exists():
+        return GitFacts(_read_archive(top)[0], "", frozenset())
     prefix = project.relative_to(top).as_posix() + "/" if project != top else ""
     command = ["status", "--porcelain=v2", "--branch", "--no-renames", "--untracked-files=all", "--no-ahead-behind", "-z", "--"]
     commit = branch = ""
@@ -50,6 +58,12 @@ def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
 
 def commit_time(project: Path, commit: str) -> int:
     """When a commit was committed, in seconds since 1970. Raises RevisionError for one that is not in this clone."""
+    top = _top(project)
+    if not (top / ".git").exists():
+        known, seconds = _read_archive(top)
+        if known == commit and seconds is not None:
+            return seconds
+        raise RevisionError(f"{top / ARCHIVE} does not say when {commit[:12]} was committed", ARCHIVE_HINT)
     return int(_git(project, "show", "--no-patch", "--format=%ct", commit).split()[-1])
 
 
@@ -104,11 +118,23 @@ def _few(folders: Sequence[str]) -> list[str]:
 
 def _top(project: Path) -> Path:
     for folder in (project, *project.parents):
-        if (folder / ".git").exists():
+        if (folder / ".git").exists() or (folder / ARCHIVE).is_file():
             return folder
     raise RevisionError(
-        f"{project} is not in a Git repository", "Images are named after branch and commit: git init && git add … && git commit"
+        f"{project} is not in a Git repository",
+        "Images are named after branch and commit: git init && git add … && git commit. "
+        f"A source archive needs a file {ARCHIVE}, whose first line is the commit.",
     )
+
+
+def _read_archive(top: Path) -> tuple[str, int | None]:
+    """Commit, and when it was committed, as the archive's REVISION says."""
+    commit, seconds, *_ = [*(top / ARCHIVE).read_text(encoding="utf-8", errors="replace").split(), "", ""]
+    if not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", commit):
+        raise RevisionError(f"{top / ARCHIVE}:1: '{commit}' is not a whole commit", ARCHIVE_HINT)
+    if not re.fullmatch(r"[0-9]{0,12}", seconds):
+        raise RevisionError(f"{top / ARCHIVE}:2: '{seconds}' is no time in seconds since 1970", ARCHIVE_HINT)
+    return commit, int(seconds) if seconds else None
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
+import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from git import Actor, Repo
 
-from pipeline.adapters.git_repository import read_git, source_url
+from pipeline.adapters.git_repository import commit_time, read_git, relate_commits, source_url
 from pipeline.errors import RevisionError
+from pipeline.revision import GitFacts
 
 SOMEBODY = Actor("Somebody", "somebody@example.com")
 
@@ -25,10 +29,10 @@ def commit(repository: Repo, **files: str) -> str:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Repo:
-    made = Repo.init(tmp_path / "repository", initial_branch="main")
-    commit(made, dockerfiles__a__Dockerfile="FROM x\n", dockerfiles__a__f="1", other="1")
-    return made
+def repository(tmp_path: Path) -> Iterator[Repo]:
+    with Repo.init(tmp_path / "repository", initial_branch="main") as made:
+        commit(made, dockerfiles__a__Dockerfile="FROM x\n", dockerfiles__a__f="1", other="1")
+        yield made
 
 
 def root_of(repository: Repo) -> Path:
@@ -132,6 +136,45 @@ def test_no_commit_and_no_repository(tmp_path: Path) -> None:
     Repo.init(tmp_path)
     with pytest.raises(RevisionError, match="has no commit yet"):
         read_git(tmp_path, ["x"])
+
+
+def test_a_source_archive_says_its_commit_itself(repository: Repo, tmp_path: Path) -> None:
+    made = commit(repository, REVISION="$Format:%H%n%ct$\n", **{".gitattributes": "REVISION export-subst\n"})
+    unpacked = tmp_path / "unpacked"
+    repository.git.archive("HEAD", output=str(tmp_path / "archive.tar"))
+    with tarfile.open(tmp_path / "archive.tar") as tar:
+        tar.extractall(unpacked, filter="data")
+    assert read_git(unpacked / "dockerfiles", []) == GitFacts(made, "", frozenset())
+    assert commit_time(unpacked, made) == commit_time(root_of(repository), made)
+    assert relate_commits(unpacked, "0" * 40, made) == "unknown"
+    assert source_url(unpacked) == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "wrong"),
+    [
+        ("", "'' is not a whole commit"),
+        ("$Format:%H%n%ct$", "is not a whole commit"),
+        ("a" * 39, "whole"),
+        ("a" * 40 + "\nnow", "'now' is no time"),
+    ],
+)
+def test_a_source_archive_that_names_no_commit_is_refused(tmp_path: Path, said: str, wrong: str) -> None:
+    (tmp_path / "REVISION").write_text(said, encoding="utf-8")
+    with pytest.raises(RevisionError, match=re.escape(wrong)) as caught:
+        read_git(tmp_path, [])
+    assert "git log -1 --format='%H%n%ct' > REVISION" in caught.value.hint
+
+
+def test_the_time_of_a_source_archives_commit_may_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "REVISION").write_text("a" * 40 + "\n", encoding="utf-8")
+    with pytest.raises(RevisionError, match="does not say when aaaaaaaaaaaa was committed"):
+        commit_time(tmp_path, "a" * 40)
+
+
+def test_a_repository_in_which_a_file_is_called_so_is_a_repository(repository: Repo) -> None:
+    made = commit(repository, REVISION="whatever\n")
+    assert read_git(root_of(repository), ["."]).commit == made
 
 
 def test_what_git_says_is_passed_on(repository: Repo) -> None:
