@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections import Counter
@@ -13,6 +14,25 @@ from pipeline.errors import RevisionError
 from pipeline.revision import GitFacts
 
 MANY = 8  # paths in one folder
+# Which repository is meant: git gives these to its hooks, and they would win over the folder (git rev-parse --local-env-vars).
+SETTINGS = frozenset(
+    f"GIT_{name}"
+    for name in [
+        "ALTERNATE_OBJECT_DIRECTORIES",
+        "COMMON_DIR",
+        "DIR",
+        "GRAFT_FILE",
+        "IMPLICIT_WORK_TREE",
+        "INDEX_FILE",
+        "INTERNAL_SUPER_PREFIX",
+        "NO_REPLACE_OBJECTS",
+        "OBJECT_DIRECTORY",
+        "PREFIX",
+        "REPLACE_REF_BASE",
+        "SHALLOW_FILE",
+        "WORK_TREE",
+    ]
+)
 ARCHIVE = "REVISION"  # names the commit of a source archive, where there is no git
 ARCHIVE_HINT = (
     "Its first line is the commit, the second the time of it: git log -1 --format='%H%n%ct' > REVISION before packing, or commit it "
@@ -34,7 +54,7 @@ def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
     command = ["status", "--porcelain=v2", "--branch", "--no-renames", "--untracked-files=all", "--no-ahead-behind", "-z", "--"]
     commit = branch = ""
     changed: set[str] = set()
-    for record in _git(project, *command, *(_few(folders) or ["."])).split("\0"):
+    for record in ask_git(project, *command, *(_few(folders) or ["."])).split("\0"):
         kind, _, rest = record.partition(" ")
         if record.startswith("# branch.oid "):
             commit = record.removeprefix("# branch.oid ")
@@ -52,7 +72,7 @@ def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
         commit=commit,
         branch="" if branch == "(detached)" else branch,
         changed=frozenset(path.removeprefix(prefix) for path in changed if path.startswith(prefix)),
-        remotes=tuple(_git(project, "remote").split()) if branch == "(detached)" else (),
+        remotes=tuple(ask_git(project, "remote").split()) if branch == "(detached)" else (),
     )
 
 
@@ -64,13 +84,13 @@ def commit_time(project: Path, commit: str) -> int:
         if known == commit and seconds is not None:
             return seconds
         raise RevisionError(f"{top / ARCHIVE} does not say when {commit[:12]} was committed", ARCHIVE_HINT)
-    return int(_git(project, "show", "--no-patch", "--format=%ct", commit).split()[-1])
+    return int(ask_git(project, "show", "--no-patch", "--format=%ct", commit).split()[-1])
 
 
 def find_commit(project: Path, name: str) -> str:
     """The full commit that a name stands for in this clone; empty where it stands for none."""
     try:
-        return _git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
+        return ask_git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
     except RevisionError:
         return ""
 
@@ -85,13 +105,13 @@ def relate_commits(project: Path, old: str, new: str) -> Literal["same", "forwar
         return "forward"
     if _is_ancestor(project, new, old):
         return "backward"
-    return "unknown" if _git(project, "rev-parse", "--is-shallow-repository").strip() == "true" else "diverged"
+    return "unknown" if ask_git(project, "rev-parse", "--is-shallow-repository").strip() == "true" else "diverged"
 
 
 def _is_ancestor(project: Path, old: str, new: str) -> bool:
     """Of a shallow clone, only a yes can be believed."""
     try:
-        _git(project, "merge-base", "--is-ancestor", old, new)
+        ask_git(project, "merge-base", "--is-ancestor", old, new)
     except RevisionError:
         return False
     return True
@@ -100,7 +120,7 @@ def _is_ancestor(project: Path, old: str, new: str) -> bool:
 def source_url(project: Path) -> str:
     """Where the project comes from (the remote `origin`), without credentials; empty where there is no such remote."""
     try:
-        url = _git(project, "config", "--get", "remote.origin.url").strip()
+        url = ask_git(project, "config", "--get", "remote.origin.url").strip()
     except RevisionError:
         return ""
     scheme, separator, rest = url.partition("://")
@@ -137,10 +157,14 @@ def _read_archive(top: Path) -> tuple[str, int | None]:
     return commit, int(seconds) if seconds else None
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def ask_git(folder: Path, *arguments: str) -> str:
+    """What git prints, started in `folder`. Raises RevisionError with what it says where it fails."""
     try:
         result = subprocess.run(
-            ["git", "--literal-pathspecs", "--no-optional-locks", "-C", str(folder), *arguments], capture_output=True, check=False
+            ["git", "--literal-pathspecs", "--no-optional-locks", "-C", str(folder), *arguments],
+            capture_output=True,
+            check=False,
+            env={name: value for name, value in os.environ.items() if name not in SETTINGS},
         )
     except FileNotFoundError:
         raise RevisionError("git is not installed", "On Debian or Ubuntu: apt-get install git") from None

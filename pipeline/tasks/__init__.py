@@ -9,7 +9,7 @@ import gc
 
 from invoke.collection import Collection
 
-from pipeline.tasks import clean, databases, doctor, images, itest, pins, registry, releases, sessions
+from pipeline.tasks import clean, databases, doctor, hooks, images, itest, pins, registry, releases, sessions
 
 namespace = Collection(
     images.build,
@@ -31,6 +31,7 @@ namespace.add_collection(
         "release", releases.release_list, releases.release_show, releases.release_diff, releases.release_promote, releases.release_pull
     )
 )
+namespace.add_collection(Collection("hooks", hooks.hooks_install, hooks.hooks_pre_push))
 namespace.add_collection(Collection("db", databases.db_bake, databases.db_verify, databases.db_shell, databases.db_logs))
 namespace.add_collection(Collection("registry", registry.registry_start, registry.registry_stop, registry.registry_status))
 

@@ -1,0 +1,107 @@
+"""A push builds what it touches first: as committed, within its time, or not at all."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import docker
+import pytest
+
+from tests.engine.conftest import Project
+
+
+@pytest.fixture
+def pushing(hierarchy: Project, tmp_path: Path) -> Project:
+    """The hierarchy with a remote that has everything so far, and the hook."""
+    git(hierarchy, "init", "-q", "--bare", "-b", "main", str(tmp_path / "remote.git"))
+    git(hierarchy, "remote", "add", "origin", str(tmp_path / "remote.git"))
+    assert push(hierarchy).returncode == 0
+    hierarchy.invoke("hooks.install")
+    return hierarchy
+
+
+def git(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=project.root, env=dict(os.environ), capture_output=True, text=True, check=False)
+
+
+def push(project: Project, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return git(project, "push", *(arguments or ("origin", "main")))
+
+
+def said(project: Project, *arguments: str) -> list[str]:
+    """What the hook says of a push that takes place."""
+    result = push(project, *arguments)
+    assert result.returncode == 0, result.stderr
+    return [line for line in result.stderr.splitlines() if not line.startswith(("To ", " ", "remote:"))]
+
+
+def remote_has(project: Project) -> str:
+    return git(project, "ls-remote", "origin", "main").stdout.split()[0]
+
+
+def file_of(engine: docker.DockerClient, image: str, path: str) -> str:
+    container = engine.containers.create(image, ["none"])
+    try:
+        stream, _ = container.get_archive(path)
+        return b"".join(stream)[512:].rstrip(b"\0").decode()
+    finally:
+        container.remove()
+
+
+def test_what_is_pushed_is_built_as_it_is_committed(pushing: Project, engine: docker.DockerClient) -> None:
+    pushing.write("notes/README.md", "of no image\n")
+    pushing.commit("notes")
+    assert said(pushing) == ["pre-push: main touches no image"]
+
+    pushing.write("dockerfiles/middle/middle.txt", "committed\n")
+    commit = pushing.commit("middle")
+    pushing.write("dockerfiles/middle/middle.txt", "not committed\n")
+    pushing.write("dockerfiles/base/base.txt", "not committed\n")
+    lines = said(pushing, "origin", "main:feature/x")
+    assert lines[0] == f"pre-push: building middle, leaf of feature/x at {commit[:12]}"
+    assert lines[-1].startswith(f"pre-push: middle, leaf of feature/x at {commit[:12]}: good after ")
+    assert [line.partition(":")[0] for line in lines if ": build (" in line] == ["base", "middle", "leaf"]
+    image = f"{pushing.registry}/{pushing.namespace}/leaf:feature__x-{commit[:12]}"
+    assert file_of(engine, image, "/middle.txt") == "committed\n"
+    assert file_of(engine, image, "/base.txt") == "base\n"
+
+
+def test_what_cannot_be_built_is_not_pushed_unless_one_insists(pushing: Project) -> None:
+    before = remote_has(pushing)
+    pushing.write("dockerfiles/leaf/Dockerfile", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY nothing-of-that-name /\n")
+    commit = pushing.commit("broken")
+    result = push(pushing)
+    assert result.returncode == 1
+    assert "invoke build --only leaf ended with exit code" in result.stderr
+    assert "git push --no-verify" in result.stderr
+    assert "nothing-of-that-name" in result.stderr
+    assert list((pushing.root / ".pipeline" / "pre-push" / "logs").glob("leaf*.log"))
+    assert remote_has(pushing) == before
+    assert len(git(pushing, "worktree", "list").stdout.splitlines()) == 1
+    assert push(pushing, "--no-verify", "origin", "main").returncode == 0
+    assert remote_has(pushing) == commit
+
+
+def test_a_build_that_takes_too_long_ends_with_the_push(pushing: Project) -> None:
+    before = remote_has(pushing)
+    pushing.write("dockerfiles/leaf/leaf.txt", "changed\n")
+    pushing.commit("slow")
+    pushing.invoke("hooks.install", "--limit", "1", "--first", "sleep 60")
+    result = push(pushing)
+    assert result.returncode == 1
+    assert "sleep 60 took too long (--limit); nothing was pushed" in result.stderr
+    assert remote_has(pushing) == before
+    assert len(git(pushing, "worktree", "list").stdout.splitlines()) == 1
+
+
+def test_another_branch_than_the_one_checked_out_is_built_whole(pushing: Project) -> None:
+    git(pushing, "switch", "-qc", "other")
+    pushing.image("more", "parent: base\n", "COPY more.txt /more.txt\n")
+    pushing.write("dockerfiles/more/more.txt", "more\n")
+    commit = pushing.commit("one image more")
+    git(pushing, "switch", "-q", "main")
+    lines = said(pushing, "origin", "other")
+    assert lines[0] == f"pre-push: building the images of other at {commit[:12]}"
+    assert {line.partition(":")[0] for line in lines if ": build (" in line} == {"base", "middle", "leaf", "more"}
