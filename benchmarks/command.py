@@ -9,10 +9,12 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from benchmarks.baking import measure_baking
 from benchmarks.cases import Outcome, measure_few_images, measure_itest, measure_list, measure_many_images
 from benchmarks.change import measure_change
+from benchmarks.figures import draw_peers
 from benchmarks.measure import BenchmarkError
 from benchmarks.peers import measure_peers
 from benchmarks.readiness import measure_readiness
@@ -59,6 +61,8 @@ def main(arguments: Sequence[str] = ()) -> int:
                 print("\n".join(show(outcome) for outcome in measured), flush=True)
                 if name == "scale" and options.save:
                     draw_scale(measured)
+                if name == "peers" and options.save:
+                    draw_peers(machine, measured)
     except BenchmarkError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -68,9 +72,19 @@ def main(arguments: Sequence[str] = ()) -> int:
     finally:
         signal.signal(signal.SIGTERM, previous)
     if options.save:
-        RESULTS.write_text(json.dumps(as_document(machine, outcomes), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        document = as_document(machine, outcomes, _kept(outcomes))
+        RESULTS.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         print(f"\nsaved: {RESULTS}")
     return 0
+
+
+def _kept(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """The cases of earlier runs that were not measured now; each says when it was."""
+    if not RESULTS.exists():
+        return []
+    document = json.loads(RESULTS.read_text(encoding="utf-8"))
+    now = {outcome.case for outcome in outcomes}
+    return [{"date": document["date"], "pipeline": document["pipeline"], **case} for case in document["cases"] if case["case"] not in now]
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

@@ -6,7 +6,7 @@ import datetime
 import os
 import platform
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -49,12 +49,12 @@ def show(outcome: Outcome) -> str:
     return "\n".join([*lines, *([f"  ({outcome.note})"] if outcome.note else [])])
 
 
-def as_document(machine: dict[str, str], outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """The same for results.json: every single figure is kept."""
+def as_document(machine: dict[str, str], outcomes: Sequence[Outcome], kept: Sequence[Mapping[str, Any]] = ()) -> dict[str, Any]:
+    """The same for results.json: every single figure is kept, also of cases that were measured earlier."""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **machine,
-        "cases": [{**asdict(outcome), "met": outcome.met} for outcome in outcomes],
+        "cases": [*({**asdict(outcome), "met": outcome.met} for outcome in outcomes), *kept],
     }
 
 

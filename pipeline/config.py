@@ -69,6 +69,17 @@ class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             pattern="^(schema|container)$",
         ),
     ] = "schema"
+    environment: Annotated[
+        dict[str, str],
+        Doc(description="Variables of the database's container, beside its contract's. `docker inspect` shows them: no secrets here."),
+    ] = {}
+    mounts: Annotated[
+        dict[str, str],
+        Doc(
+            description="What the database's container can read: a file or folder (relative to pipeline.yaml when it begins with ./, "
+            "or absolute) or a volume's name → the absolute path inside."
+        ),
+    ] = {}
     prepare: Annotated[tuple[Step, ...], Doc(description="Steps on the fresh database, in order; the first error stops.")] = ()
     run: Annotated[tuple[str, ...], Doc(description="The test command and its arguments; no shell in between.")] = ()
     folder: Annotated[str, Doc(description="Where the test command runs, relative to pipeline.yaml.")] = "."

@@ -1,159 +1,178 @@
-"""A database container for tests that run alone, started by testcontainers' own container classes.
+"""A container engine that starts a database for tests that run alone by testcontainers' own container classes.
 
-What is different from using those classes as they are: passwords are in files that are copied in before the start, not in the
-environment, where `docker inspect` would show them; the port is published on 127.0.0.1; ready means that a login succeeded; no
-container gets the engine's socket (testcontainers' own reaper would), but ends by a lease of its own and by its labels.
+Everything else is as in any start of this project: passwords are in files that are copied in before the start, not in the
+environment, where `docker inspect` would show them; the port is published where `itest.bind` says; no container gets the engine's
+socket (testcontainers' own reaper would), but ends by a lease of its own and by its labels.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import importlib
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.databases.contract import DatabaseKind
-from pipeline.databases.engine import Account, Address, Password
-from pipeline.databases.knock import knock
-from pipeline.databases.readiness import HealthCheck, wait_until_ready
-from pipeline.errors import DatabaseNotReadyError, EngineError, MissingRequirementError
-from pipeline.integration.lease import FOLDER, LAUNCHER, find_end, lease_files
-
-STANDIN = "pipeline.database.standin"  # a label of the image
-_LOG_END = 20  # lines
+from pipeline.adapters.docker_context import Endpoint, engine_endpoint
+from pipeline.adapters.docker_engine import LOOPBACK, DockerEngine
+from pipeline.databases.engine import DatabaseEngine
+from pipeline.errors import EngineError, MissingRequirementError
 
 
-@dataclass(frozen=True)
-class Started:
-    """A container whose database lets the application's user in."""
+class TestcontainersEngine(DockerEngine):
+    """The engine that our own commands would use, except for how a container is made.
 
-    container: str
-    address: Address
-    standin: bool
+    testcontainers creates and starts at once. What is to be in the container before its start is kept until then, and the
+    container goes by its name.
+    """
 
+    __test__ = False  # its name looks like a test class to pytest
 
-def start_database(
-    kind: DatabaseKind,
-    *,
-    engine: str,
-    image: str,
-    service: str,
-    user: Account,
-    administrator: Account,
-    host: str,
-    bind: str,
-    labels: Mapping[str, str],
-    lease: float,
-    deadline: float,
-    memory: str,
-    shm: str,
-    processes: int,
-) -> Started:
-    """Start it and wait until it is ready. Raises DatabaseNotReadyError, EngineError, MissingRequirementError; nothing is left then."""
-    container_class = _container_class(engine)
-    import docker.errors
-    from testcontainers.core.config import testcontainers_config
+    def __init__(self, kind: DatabaseEngine, labels: Mapping[str, str]) -> None:
+        """`labels`: what every container gets beside its own. Raises MissingRequirementError where testcontainers is not installed."""
+        super().__init__(engine_endpoint())
+        self._class = _container_class(kind)
+        self._labels = dict(labels)
+        self._prepared: dict[str, Any] = {}
+        self._made: set[str] = set()
+        self._over = threading.Event()
 
-    # Its reaper is a container that is given the engine's socket, from a registry that may be out of reach.
-    testcontainers_config.ryuk_disabled = True
+    def abort(self) -> None:
+        """Remove what this object has made, also what it is about to make: whoever waits for it to become ready is told at once."""
+        self._over.set()
+        for name in list(self._made):
+            with contextlib.suppress(EngineError):  # it ends with its session
+                super().remove_container(name)
 
-    class Database(container_class):  # type: ignore[misc, valid-type]
-        """testcontainers' class, told differently and waited for differently."""
+    def create_container(
+        self,
+        *,
+        name: str,
+        image: str,
+        labels: Mapping[str, str],
+        environment: Mapping[str, str],
+        publish: int,
+        bind: str = LOOPBACK,
+        memory: str = "",
+        shm: str = "",
+        processes: int = 0,
+        launcher: Sequence[str] = (),
+        auto_remove: bool = False,
+        host_port: int = 0,
+        volumes: Mapping[str, str] | None = None,
+        restart: bool = False,
+        mounts: Sequence[tuple[str, str]] = (),
+    ) -> str | None:
+        """Its name, which stands for its id until it is started; None where the name is taken."""
+        if self.find_container(name) is not None:
+            return None
+        import docker.types
 
-        def _configure(self) -> None:
-            self.env = kind.environment(user.name, service, files)
-            self.ports = {str(kind.port): (bind, None)}
-
-        def _connect(self) -> None:
-            """Ready is what `_wait` finds out."""
-
-    files = {account.name: f"{FOLDER}/{account.name}" for account in (user, administrator)}
-    passwords = {account.name: account.password for account in (user, administrator)}
-    database = Database(image)
-    begun = time.monotonic()
-    try:
-        settings = database.get_docker_client().client.images.get(image).attrs["Config"]
-        contents = {f"{FOLDER}/{name}": content for name, content in lease_files(lease).items()}
-        contents |= {files[name]: password.value.encode() for name, password in passwords.items()}
-        contents |= kind.files(user.name, service, files, passwords)
-        for path, content in contents.items():
-            database.with_copy_into_container(content, path, 0o444)
-        # As every database container of this project, it ends by itself when its lease is over.
-        database.with_command([*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())])
+        with self._translated(f"create the container {name}"), _undisturbed():
+            database = self._class(image, docker_client_kw=_client_settings(self._endpoint))
+            settings = database.get_docker_client().client.images.get(image).attrs["Config"]
+        database.image = image  # without the prefix that testcontainers can be told to put before it
+        database.our_environment = dict(environment)
+        database.our_ports = {str(publish): (bind, host_port or None)}
+        database.with_name(name)
+        if launcher:
+            database.with_command([*(settings.get("Entrypoint") or ()), *(settings.get("Cmd") or ())])
+        all_labels = {**labels, **self._labels}
+        given = {path for _, path in mounts} | set((volumes or {}).values())
+        mounted = [
+            docker.types.Mount(path, None, type="volume", labels=all_labels)  # else it would have none of our labels
+            for path in sorted(set(settings.get("Volumes") or ()) - given)
+        ]
+        mounted += [docker.types.Mount(path, source, "bind" if source.startswith("/") else "volume", True) for source, path in mounts]
+        mounted += [docker.types.Mount(path, volume) for volume, path in (volumes or {}).items()]
+        for source, _ in mounts:
+            if not source.startswith("/"):
+                with self._translated(f"mount the volume {source}"):
+                    self._api.inspect_volume(source)  # else the engine would make an empty one
         database.with_kwargs(
-            entrypoint=list(LAUNCHER),
-            labels=dict(labels),
-            mem_limit=memory,
-            shm_size=shm,
-            pids_limit=processes,
-            auto_remove=True,
+            entrypoint=list(launcher) or None,
+            labels=all_labels,
+            mem_limit=memory or None,
+            shm_size=shm or None,
+            pids_limit=processes or None,
+            auto_remove=auto_remove,
+            restart_policy={"Name": "unless-stopped"} if restart else None,
             init=False,
+            mounts=mounted or None,
+            network="bridge",  # testcontainers would choose the one of the container that the tests themselves may be in
+            use_config_proxy=False,
         )
-        database.start()
-        address = Address(host, int(database.get_exposed_port(kind.port)), service)
-        _wait(kind, database, address, user, passwords.values(), HealthCheck(deadline, spent=time.monotonic() - begun))
-    except docker.errors.DockerException as error:
-        _remove(database)
-        raise EngineError(f"the database's container could not be started: {error}", "Try: docker run, with the same image.") from error
-    except BaseException:
-        _remove(database)
-        raise
-    standin = str((settings.get("Labels") or {}).get(STANDIN, "")).lower() == "true"
-    return Started(database.get_container_id(), address, standin)
+        self._prepared[name] = database
+        return name
 
-
-def _wait(kind: DatabaseKind, database: Any, address: Address, user: Account, passwords: Iterable[Password], check: HealthCheck) -> None:
-    container = database.get_wrapped_container()
-
-    def read_log() -> bytes:
-        return bytes(container.logs(tail=200))
-
-    def check_alive() -> None:
-        end = find_end(read_log())
-        if end is None:
+    def write_files(self, container: str, folder: str, files: Mapping[str, bytes]) -> None:
+        database = self._prepared.get(container)
+        if database is None:
+            super().write_files(container, folder, files)
             return
-        tail = "\n".join(read_log().decode(errors="replace").splitlines()[-_LOG_END:])
-        for password in passwords:
-            tail = tail.replace(password.value, "***")
-        raise DatabaseNotReadyError(
-            f"the database's container ended with exit code {end.exit_code}; the end of its log:\n{tail}",
-            "Start it by hand to see more: docker run, with the same image.",
-        )
+        for name, content in files.items():
+            database.with_copy_into_container(content, f"{folder}/{name}", 0o444)
 
-    wait_until_ready(
-        lambda patience: kind.log_in(address, user, patience),
-        check_alive,
-        lambda: kind.ready_line.encode() in read_log(),
-        lambda: knock(address, kind.knock),
-        check,
-    )
+    def start_container(self, container: str) -> None:
+        database = self._prepared.pop(container, None)
+        if database is None:
+            super().start_container(container)
+            return
+        with self._translated(f"start the container {container}"), _undisturbed():
+            self._made.add(container)
+            database.start()
+            database.get_docker_client().client.close()
+        if self._over.is_set():
+            super().remove_container(container)
+            raise EngineError("the run is over", "Nothing to do.")
+
+    def remove_container(self, container: str) -> None:
+        self._prepared.pop(container, None)
+        super().remove_container(container)
 
 
-def _container_class(engine: str) -> type[Any]:
-    """testcontainers' class for the engine, or the general one for an engine that it does not know."""
+def _container_class(engine: DatabaseEngine) -> type[Any]:
+    """testcontainers' class that the engine names (`testcontainer`), or the general one; told differently, and not waited for."""
+    module, _, name = getattr(engine, "testcontainer", "testcontainers.core.generic:DbContainer").partition(":")
     try:
-        if engine == "oracle":
-            from testcontainers.community.oracle import OracleDbContainer
-
-            return type("OracleDbContainer", (OracleDbContainer,), {})
-        if engine == "postgres":
-            from testcontainers.community.postgres import PostgresContainer
-
-            return type("PostgresContainer", (PostgresContainer,), {})
-        from testcontainers.core.generic import DbContainer
+        found = getattr(importlib.import_module(module), name)
     except ImportError as error:
         raise MissingRequirementError(
             "tests that run alone start their database by testcontainers, which is not installed",
             "Install it (pip install testcontainers), or run the tests by `invoke run-tests`.",
         ) from error
-    return type("DbContainer", (DbContainer,), {})
+
+    def configure(database: Any) -> None:
+        database.env, database.ports = database.our_environment, database.our_ports
+
+    # Ready is what whoever starts it finds out, by a login.
+    return type(name, (found,), {"_configure": configure, "_connect": lambda _database: None})
 
 
-def _remove(database: Any) -> None:
-    import docker.errors
+def _client_settings(endpoint: Endpoint) -> dict[str, Any]:
+    """What makes testcontainers' client talk to that engine: of Docker's contexts it knows less, and its own settings could name another."""
+    environment = {"DOCKER_HOST": endpoint.host}
+    if endpoint.tls_folder:
+        environment |= {"DOCKER_CERT_PATH": str(endpoint.tls_folder), "DOCKER_TLS_VERIFY": "1" if endpoint.tls_verify else ""}
+    return {"environment": environment, "use_ssh_client": endpoint.host.startswith("ssh://")}
 
-    container = database.get_wrapped_container() if database._container is not None else None
-    if container is not None:
-        with contextlib.suppress(docker.errors.APIError):  # it is being removed by the engine
-            container.remove(force=True, v=True)
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Without testcontainers' reaper, and without a DOCKER_HOST that testcontainers leaves in the environment.
+
+    The reaper is a container that is given the engine's socket, from a registry that may be out of reach.
+    """
+    from testcontainers.core.config import testcontainers_config
+
+    reaper, host = testcontainers_config.ryuk_disabled, os.environ.get("DOCKER_HOST")
+    testcontainers_config.ryuk_disabled = True
+    try:
+        yield
+    finally:
+        testcontainers_config.ryuk_disabled = reaper
+        if host is None:
+            os.environ.pop("DOCKER_HOST", None)
+        else:
+            os.environ["DOCKER_HOST"] = host

@@ -6,18 +6,24 @@ imported, started or changed before a test asks for one of the fixtures.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from pipeline.pytest_databases import RunDatabase, TestState, Worker
+    from pipeline.pytest_states import RunDatabase, TestState, Worker
 
 MODES = ("shared", "worker", "test", "rollback")
 ISOLATIONS = ("schema", "container")
 MARKER = "database_state"
+_OWN_STATE = ("worker", "test", "rollback")
+_STATE = "_database_state"  # the fixture that all others of a state come from
+_KEY = "pipeline_run"  # what a worker of pytest-xdist is told
+_OWNER = "pipeline_owner"
 _RUN = pytest.StashKey[str]()
 _WORKER = pytest.StashKey["Worker"]()
 
@@ -45,6 +51,47 @@ def pytest_configure_node(node: Any) -> None:
     node.workerinput[_OWNER] = current_owner()
 
 
+def pytest_report_header(config: pytest.Config) -> str | None:
+    from pipeline.pytest_session import describe
+
+    return describe(os.environ, config.rootpath) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Before the first test of any worker: keep the prepared state, where a test is going to need a copy of it.
+
+    pytest-xdist hands out no test before every worker has collected its own, which this is part of.
+    """
+    config = session.config
+    if config.getoption("collectonly") or (session.testsfailed and not config.getoption("continue_on_collection_errors")):
+        return
+    if any(_mode(item, config)[0] in _OWN_STATE for item in session.items if _STATE in getattr(item, "fixturenames", ())):
+        from pipeline.errors import PipelineError
+
+        with contextlib.suppress(PipelineError):  # what pipeline.yaml lacks is said to the first test that asks
+            _worker(config).keep_prepared()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Passwords that this run has made are kept out of what is shown and written down, as `invoke run-tests` does with its own."""
+    report = yield
+    worker = item.config.stash.get(_WORKER, None)
+    if worker is not None and worker.passwords:
+        from pipeline.pytest_states import mask
+
+        mask(report, worker.passwords)
+    return report
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The states of this process go, after the last fixture; pytest-xdist waits for this, but not long for what comes later."""
+    if (worker := session.config.stash.get(_WORKER, None)) is not None:
+        worker.close()
+
+
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Everything that this process began is taken away; the process that distributes the tests takes the database away."""
     if (worker := config.stash.get(_WORKER, None)) is not None:
@@ -54,37 +101,28 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         from tempfile import gettempdir
 
         folder = Path(gettempdir(), f"pipeline-pytest-{config.stash[_RUN]}")
-        if folder.exists():
-            from pipeline.pytest_databases import end_run
+        if (folder / "session").exists():
+            from pipeline.pytest_run import end_run
 
             end_run(folder)
 
 
 @pytest.fixture(scope="session")
 def _database_worker(request: pytest.FixtureRequest) -> Worker:
-    from pipeline.pytest_databases import Worker, failing_clearly
+    from pipeline.pytest_states import failing_clearly
 
-    config = request.config
-    given: dict[str, str] = getattr(config, "workerinput", {})
     with failing_clearly():
-        worker = Worker(
-            config.rootpath,
-            config.stash[_RUN],
-            given.get(_OWNER, ""),
-            given.get("workerid", "main"),
-            config.getoption("--database-image") or "",
-            config.getoption("--database-isolation") or "",
-        )
-    config.stash[_WORKER] = worker
-    return worker
+        return _worker(request.config)
 
 
 @pytest.fixture
 def _database_state(request: pytest.FixtureRequest, _database_worker: Worker) -> Iterator[TestState]:
     """The state of this test. Where it was `rollback`, it is looked at afterwards whether something stayed all the same."""
-    from pipeline.pytest_databases import failing_clearly
+    from pipeline.pytest_states import failing_clearly
 
-    mode = _mode(request)
+    mode, said_by = _mode(request.node, request.config)
+    if mode not in MODES:
+        pytest.fail(f"{said_by} says {mode!r}: it takes one of {', '.join(map(repr, MODES))}", pytrace=False)
     with failing_clearly():
         state = _database_worker.begin(mode)
     yield state
@@ -95,10 +133,10 @@ def _database_state(request: pytest.FixtureRequest, _database_worker: Worker) ->
 @pytest.fixture(scope="session")
 def database(_database_worker: Worker) -> RunDatabase:
     """The one database of this run: its `address`, `account`, `dsn`, `jdbc_url`; every worker's tests see the same content."""
-    from pipeline.pytest_databases import failing_clearly
+    from pipeline.pytest_states import failing_clearly
 
     with failing_clearly():
-        return _database_worker.run.database()
+        return _database_worker.database()
 
 
 @pytest.fixture
@@ -110,7 +148,7 @@ def schema(_database_state: TestState) -> TestState:
 @pytest.fixture
 def connection(_database_worker: Worker, _database_state: TestState) -> Iterator[Any]:
     """An open connection (PEP 249) to the test's database state, with the driver of its kind; closed, not committed, afterwards."""
-    from pipeline.pytest_databases import failing_clearly
+    from pipeline.pytest_states import failing_clearly
 
     with failing_clearly():
         connection = _database_worker.connect(_database_state)
@@ -118,18 +156,27 @@ def connection(_database_worker: Worker, _database_state: TestState) -> Iterator
     _database_worker.disconnect(_database_state, connection)
 
 
-_KEY = "pipeline_run"
-_OWNER = "pipeline_owner"
-
-
-def _mode(request: pytest.FixtureRequest) -> str:
-    """The nearest marker, else the option, else the ini file."""
-    marker = request.node.get_closest_marker(MARKER)
-    where = f"the marker {MARKER} of {request.node.name}"
+def _mode(item: pytest.Item, config: pytest.Config) -> tuple[str, str]:
+    """Which state the test gets, and what says so: the nearest marker, else the option, else the ini file."""
+    marker = item.get_closest_marker(MARKER)
     if marker is None:
-        mode, where = request.config.getoption("--database-state") or request.config.getini(MARKER), f"'{MARKER}' in the ini file"
-    else:
-        mode = marker.args[0] if len(marker.args) == 1 and not marker.kwargs else ""
-    if mode not in MODES:
-        pytest.fail(f"{where} says {mode!r}: it takes one of {', '.join(map(repr, MODES))}", pytrace=False)
-    return str(mode)
+        return str(config.getoption("--database-state") or config.getini(MARKER)), f"'{MARKER}' in the ini file"
+    return str(marker.args[0]) if len(marker.args) == 1 and not marker.kwargs else "", f"the marker {MARKER} of {item.name}"
+
+
+def _worker(config: pytest.Config) -> Worker:
+    """This process's worker, made when it is first needed. Raises ConfigurationError."""
+    worker = config.stash.get(_WORKER, None)
+    if worker is None:
+        from pipeline.pytest_states import Worker
+
+        given: dict[str, str] = getattr(config, "workerinput", {})
+        worker = config.stash[_WORKER] = Worker(
+            config.rootpath,
+            config.stash[_RUN],
+            given.get(_OWNER, ""),
+            given.get("workerid", "main"),
+            config.getoption("--database-image") or "",
+            config.getoption("--database-isolation") or "",
+        )
+    return worker

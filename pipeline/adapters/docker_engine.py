@@ -137,11 +137,12 @@ class DockerEngine:
         host_port: int = 0,
         volumes: Mapping[str, str] | None = None,
         restart: bool = False,
+        mounts: Sequence[tuple[str, str]] = (),
     ) -> str | None:
         """Create, but do not start; the new container's id, or None where the name is taken (by a concurrent start).
 
         The TCP port `publish` becomes `host_port` (0: a random one) on the address `bind` of the engine's host. `volumes`:
-        named volume → folder. `restart`: start it again when the engine starts. `memory` and `shm` are
+        named volume → folder. `mounts`: (an absolute path on the engine's host, or a volume that is there; path), to be read only. `restart`: start it again when the engine starts. `memory` and `shm` are
         Docker's sizes, such as 3g; `processes` is how many processes and threads it may have at most (0: no limit).
         `launcher` is a program that is given the image's own entrypoint and command as its arguments. `auto_remove`: the
         engine removes it, and its volumes without a name, when it ends. Secrets do not belong here: `docker inspect` shows all of it.
@@ -153,11 +154,15 @@ class DockerEngine:
             image_config = found.get("Config") or {}
             declared = image_config.get("Volumes") or ()
             # What an image declares as VOLUME would become a volume without our labels.
-            mounts = [
+            mounted: list[dict[str, object]] = [
                 {"Type": "volume", "Target": folder, "VolumeOptions": {"Labels": dict(labels)}}
-                for folder in sorted(set(declared) - set((volumes or {}).values()))
+                for folder in sorted(set(declared) - set((volumes or {}).values()) - {path for _, path in mounts})
             ]
-            mounts += [{"Type": "volume", "Source": name, "Target": folder} for name, folder in (volumes or {}).items()]
+            mounted += [{"Type": "volume", "Source": name, "Target": folder} for name, folder in (volumes or {}).items()]
+            for source, path in mounts:
+                if not source.startswith("/"):
+                    self._api.inspect_volume(source)  # else the engine would make an empty one
+                mounted.append({"Type": "bind" if source.startswith("/") else "volume", "Source": source, "Target": path, "ReadOnly": True})
             host_config = self._api.create_host_config(
                 port_bindings={publish: (bind, host_port) if host_port else (bind,)},
                 restart_policy={"Name": "unless-stopped"} if restart else None,
@@ -166,7 +171,7 @@ class DockerEngine:
                 pids_limit=processes or None,
                 auto_remove=auto_remove,
                 init=False if launcher else None,  # it is the first process itself, whatever the engine's default
-                mounts=mounts or None,
+                mounts=mounted or None,
             )
             try:
                 created = self._api.create_container(

@@ -70,7 +70,13 @@ class Baked:
 
 
 def make_fingerprint(
-    kind: DatabaseKind, image_id: str, service: str, user: str, steps: Sequence[Script | Program], reads: Sequence[str]
+    kind: DatabaseKind,
+    image_id: str,
+    service: str,
+    user: str,
+    steps: Sequence[Script | Program],
+    reads: Sequence[str],
+    mounts: Sequence[tuple[str, str]] = (),
 ) -> Fingerprint:
     """The fingerprint of the database that `steps` prepare in a container of the image `image_id`.
 
@@ -87,6 +93,8 @@ def make_fingerprint(
         "user": user,
         "environment": _digest(json.dumps(kind.environment(user, service, files), sort_keys=True)),
     }
+    for source, path in mounts:
+        inputs[f"mount {path}"] = _list_files(Path(source))
     of_programs = iter(reads)
     for number, step in enumerate(steps, 1):
         if isinstance(step, Script):
@@ -94,6 +102,13 @@ def make_fingerprint(
         else:
             inputs[f"step {number}"] = _digest("program", next(of_programs), *step.command)
     return Fingerprint(_digest(json.dumps(inputs, sort_keys=True)), inputs)
+
+
+def _list_files(source: Path) -> str:
+    """What lies at `source` by names, sizes and times: there may be gigabytes of it, and this is asked at each start."""
+    files = [source] if source.is_file() else sorted(path for path in source.rglob("*") if path.is_file())
+    states = [(path.relative_to(source).as_posix(), path.stat()) for path in files]
+    return _digest(*(f"{name}:{state.st_size}:{state.st_mtime_ns}" for name, state in states))
 
 
 def read_programs(root: Path, steps: Sequence[Step]) -> tuple[str, ...] | str:
@@ -138,13 +153,16 @@ def read_baked(reference: str, labels: Mapping[str, str], fingerprint: Fingerpri
     return Baked(reference, tuple(labels.get(ACCOUNTS, "").split()))
 
 
-def why_not(kind: DatabaseKind, volumes: Sequence[str], reads: Sequence[str] = ()) -> str:
+def why_not(kind: DatabaseKind, volumes: Sequence[str], reads: Sequence[str] = (), mounts: Sequence[tuple[str, str]] = ()) -> str:
     """Why a database of this kind, in an image that declares `volumes`, cannot be baked; empty where it can."""
     contract = kind.contract
     if not isinstance(kind.engine, RotatingEngine):
         return f"the engine '{contract.engine}' cannot replace passwords"
     if contract.bake is None or not contract.scripts.start:
         return f"images of the contract '{contract.name}' run no script at each start that could replace the passwords"
+    unknown = [source for source, _ in mounts if not source.startswith("/")]
+    if unknown:
+        return f"what is in the volume {unknown[0]} is not known: mount a folder for that"
     held = [volume for volume in volumes if PurePosixPath(contract.data).is_relative_to(volume)]
     if held:
         return f"the image keeps its data in the volume {held[0]}, of which an image holds nothing"

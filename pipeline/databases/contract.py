@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -98,6 +98,7 @@ class DatabaseKind:
 
     engine: DatabaseEngine
     contract: Contract
+    settings: Mapping[str, str] = field(default_factory=dict)  # variables that the project sets beside the contract's
 
     @property
     def port(self) -> int:
@@ -125,7 +126,7 @@ class DatabaseKind:
         variables = {name: _filled(text, values) for name, text in contract.environment.items()}
         if contract.service.variable and service.upper() not in contract.service.own:
             variables[contract.service.variable] = service
-        return variables
+        return {**self.settings, **variables}
 
     def files(self, user: str, service: str, password_files: Mapping[str, str], passwords: Mapping[str, Password]) -> dict[str, bytes]:
         """Path → content of what must be in the container before it starts, beside the files that `password_files` names."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import enum
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from pipeline.document import nearest
 from pipeline.errors import ConfigurationError
@@ -148,6 +148,42 @@ class DatabaseEngine(Protocol):
 
     def connect(self, address: Address, account: Account) -> Connection:
         """Log in to a database that is ready. Raises PreparationError."""
+
+
+@runtime_checkable
+class OpenEngine(DatabaseEngine, Protocol):
+    """A kind of database that hands out connections of a driver: for `invoke db.shell`, the suite of `db.verify` and the fixtures."""
+
+    def open(self, address: Address, account: Account) -> Any:
+        """An open connection of the kind's own driver, as PEP 249 has it. Raises PreparationError."""
+
+    @property
+    def error(self) -> type[Exception]:
+        """What that driver raises."""
+
+
+class PlainConnection:
+    """What `connect` may return where the driver is one of PEP 249 and does not tell at which character a statement failed."""
+
+    def __init__(self, connection: Any, error: type[Exception]) -> None:
+        self._connection = connection
+        self._error = error
+
+    def execute(self, statement: str) -> Problem | None:
+        return self._try(lambda: self._connection.cursor().execute(statement))
+
+    def commit(self) -> Problem | None:
+        return self._try(self._connection.commit)
+
+    def close(self) -> None:
+        self._try(self._connection.close)
+
+    def _try(self, what: Callable[[], object]) -> Problem | None:
+        try:
+            what()
+        except self._error as error:
+            return Problem(" ".join(str(error).split()))
+        return None
 
 
 class ScriptError(Exception):

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Protocol
 
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, Statement
-from pipeline.databases.oracle_states import OracleStates, make_original, watch
+from pipeline.databases.oracle_states import OracleStates, drop_original, make_original, watch
 from pipeline.databases.statements import split_script
-from pipeline.databases.states import Prepare, Server, Source, Sql
+from pipeline.databases.states import Originals, Prepare, Server, Source, Sql
 
 # Listener and login errors by what waiting can do about them (measured with oracledb's thin mode against real listeners).
 _REFUSED = "ORA-01017"  # user or password; transient early on, for services answer before the passwords are set
@@ -77,6 +77,7 @@ class Oracle:
     administrator = "system"
     own_users = ("sys", "system", "public")
     knock = _CONNECT + _PING
+    testcontainer = "testcontainers.community.oracle:OracleDbContainer"  # what starts it for tests that run alone
 
     probes = (
         Probe(
@@ -125,6 +126,7 @@ class Oracle:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._originals = Originals()
 
     def dsn(self, address: Address) -> str:
         return f"{address.host_and_port}/{address.service}"
@@ -182,7 +184,10 @@ class Oracle:
         return watch(connection, self.error, original)
 
     def make_original(self, server: Server, name: str, prepare: Prepare) -> str:
-        return make_original(self._sql, self.connect, server, name, prepare)
+        return self._originals.make(server, lambda: make_original(self._sql, self.connect, server, name, prepare))
+
+    def drop_original(self, server: Server, original: str) -> None:
+        drop_original(self._sql, server, original)
 
     def states(self, server: Server, original: str, prefix: str, prepare: Prepare) -> Source:
         return OracleStates(self._sql, self.connect, server, original, prefix, prepare)

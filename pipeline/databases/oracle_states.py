@@ -4,6 +4,9 @@ What a test did is found out by comparing what the data dictionary says of the u
 Where that is the same, only rows and sequences can have changed: rows come back from the original, a user that is prepared
 in the same way and that no test gets, and sequences are restarted. Where it is not, or where anything stands in the way,
 the user is dropped and another one takes its place. So nothing has to be known about how a test did what it did.
+
+What is compared, and what a user may not have to be restored in place (materialized views, nested and external tables, queues,
+clusters …), stands in oracle_dictionary.py. Not compared, as no part of a state: what others have, public synonyms among it.
 """
 
 # ruff: noqa: S608 - names of objects cannot be bind variables; they come from the data dictionary
@@ -15,12 +18,14 @@ import itertools
 import re
 import secrets
 import string
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from pipeline.databases.engine import Account, Address, Connection, Password
+from pipeline.databases.oracle_dictionary import COLUMNS, Dictionary, Reader
 from pipeline.databases.states import Prepare, Server, Sql, State, StatementError, in_order, quote_plain
 from pipeline.errors import PipelineError, PreparationError
 
@@ -30,47 +35,33 @@ Connect = Callable[[Address, Account], Connection]
 _PLAIN = re.compile(r"[A-Z][A-Z0-9_$#]*")
 
 
-class View(NamedTuple):
-    """A view of the data dictionary: what of it must be the same again, and the column that says whose it is."""
-
-    name: str
-    columns: str
-    owner: str = "owner"
-
-
-# No times, no statistics and no status of compiled code: those change by themselves. A view that a database lacks is left out.
-_DICTIONARY = (
-    View("all_objects", "object_name, subobject_name, object_type, object_id"),
-    View(
-        "all_tab_columns", "table_name, column_name, column_id, data_type, data_length, data_precision, data_scale, nullable, data_default"
-    ),
-    View(
-        "all_constraints", "constraint_name, constraint_type, table_name, search_condition, r_owner, r_constraint_name, delete_rule, status"
-    ),
-    View("all_cons_columns", "constraint_name, table_name, column_name, position"),
-    View("all_indexes", "index_name, index_type, table_name, uniqueness"),
-    View("all_ind_columns", "index_name, table_name, column_name, column_position, descend", "index_owner"),
-    View("all_source", "name, type, line, text"),
-    View("all_triggers", "trigger_name, table_name, status"),
-    View("all_views", "view_name, text"),
-    View("all_sequences", "sequence_name, min_value, max_value, increment_by, cycle_flag, cache_size", "sequence_owner"),
-    View("all_synonyms", "synonym_name, table_owner, table_name"),
-    View("all_tab_privs", "grantee, table_name, privilege, grantable", "table_schema"),
-    View("all_tab_comments", "table_name, comments"),
-    View("all_col_comments", "table_name, column_name, comments"),
-)
 _WATCH = "pipeline_watch"  # a table of the original: who writes into it and rolls back leaves no row
-_GENERATED_SEQUENCE = "ISEQ$$"  # an identity column's; only the table can restart it
+
+
+_ATTEMPTS = 2  # at finding out how a user is restored: another one who is dropped at that moment may be in the way
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """How sequences are brought back."""
+
+    restarts: Mapping[str, str]  # name → the statement that makes it go on where it was prepared to
+    told: Mapping[str, Any] | None = None  # name → the last number that the dictionary names then, where it shows whether one was drawn
+
+    def due(self, last_numbers: Mapping[str, Any]) -> list[str]:
+        """The statements for those from which a number was drawn; for all where that is not to be seen. DDL is what costs most here."""
+        told = self.told
+        return [what for name, what in self.restarts.items() if told is None or last_numbers.get(name) != told.get(name)]
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """How the rows and sequences of one user are brought back."""
+    """How the rows and sequences of one user are brought back, and what the dictionary says of the user when they have been."""
 
-    dictionary: dict[str, Counter[tuple[Any, ...]]]
-    before: Sequence[str] = ()  # statements that stop triggers
-    rows: str = ""  # a PL/SQL block: all rows out, the original's in
-    after: Sequence[str] = ()  # triggers and sequences
+    triggers: Sequence[str]  # those that are enabled
+    rows: str  # a PL/SQL block in the user's schema: all rows out, the original's in; empty where there are no tables
+    sequences: Sequences
+    dictionary: Dictionary = field(default_factory=dict)
 
 
 @dataclass
@@ -83,21 +74,28 @@ class OracleStates:
     original: str
     prefix: str
     prepare: Prepare
-    _restorations: dict[State, Restoration | None] = field(default_factory=dict)
+    _restorations: dict[State, Restoration] = field(default_factory=dict)
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
     _administrator: Sql | None = None
+    _second: Sql | None = None
+    _threads: ThreadPoolExecutor | None = None
+    _reader: Reader | None = None
+    _replaced: str = ""  # why all states are replaced, never restored
 
     def create(self) -> State:
-        state = State(f"{self.prefix}_{next(self._numbers)}".upper(), self.server.address, self._new_account())
-        state = State(state.name, state.address, Account(state.name, state.account.password))
-        make_user(self._sql, self.server, state)
-        try:
-            self.prepare(lambda: self.connect(state.address, state.account), state)
-            self._restorations[state] = self._plan(state)
-            # The preparation may say SYSDATE or USER: every state is to have the rows that the original has.
-            self._bring_back(self._restorations[state])
-        except StatementError as error:
-            raise PreparationError(f"the user {state.name} could not be prepared as a database state: {error}", _CONTAINERS) from error
+        state = self._make()
+        for _ in range(_ATTEMPTS):
+            try:
+                if not self._replaced:
+                    self._plan(state)
+                return state
+            except StatementError as error:
+                # Half of it may have been done: the next one is made anew.
+                problem = str(error)
+                self._forget_administrator()
+                self.drop(state)
+                state = self._make()
+        self._replaced = problem
         return state
 
     def restore(self, state: State) -> bool:
@@ -106,11 +104,9 @@ class OracleStates:
             return False
         try:
             kill_sessions(self._sql, state.name)
-            if read_dictionary(self._sql, state.name, restoration.dictionary) != restoration.dictionary:
+            if self._differs(state, restoration):
                 return False
-            self._bring_back(restoration)
-            # A test may have changed it, or locked the account.
-            self._sql.run(f'ALTER USER {_quoted(state.name)} IDENTIFIED BY "{state.account.password.value}" ACCOUNT UNLOCK')
+            bring_back_rows(self._sql, self.server, state.name, restoration)
         except StatementError:
             self._forget_administrator()
             return False
@@ -126,6 +122,13 @@ class OracleStates:
 
     def close(self) -> None:
         self._forget_administrator()
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    @property
+    def replaced(self) -> str:
+        """Why no state can be restored in place, as far as that is known; empty where they can."""
+        return self._replaced
 
     @property
     def _sql(self) -> Sql:
@@ -133,47 +136,107 @@ class OracleStates:
             self._administrator = self.open(self.server.address, self.server.administrator)
         return self._administrator
 
+    def _at_once(self, first: Callable[[Sql], object], second: Callable[[Sql], object]) -> tuple[object, object]:
+        """Both at the same time, each on a connection of the administrator. A reset is what a test may be waiting for."""
+        if self._second is None:
+            self._second = self.open(self.server.address, self.server.administrator)
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(1, "database states")
+        other = self._threads.submit(second, self._second)
+        try:
+            return first(self._sql), other.result()
+        finally:
+            wait([other])  # before anything else is done on its connection
+
+    @property
+    def _dictionary(self) -> Reader:
+        if self._reader is None:
+            self._reader = Reader(self._sql)
+        return self._reader
+
+    def _differs(self, state: State, restoration: Restoration) -> bool:
+        """Whether the dictionary says something else of `state`; where all but its columns are the same, its sequences are brought back.
+
+        What it says of columns takes as long as all the rest, sequences included, which nobody misses where the state is replaced.
+        """
+        columns = {name: rows for name, rows in restoration.dictionary.items() if name == COLUMNS}
+        rest = {name: rows for name, rows in restoration.dictionary.items() if name != COLUMNS}
+        reader = self._dictionary
+
+        def compare_rest(sql: Sql) -> str:
+            different = reader.first_difference(sql, state.name, rest)
+            if not different:
+                bring_back_sequences(sql, state, restoration)
+            return different
+
+        return any(self._at_once(compare_rest, lambda sql: reader.first_difference(sql, state.name, columns)))
+
     def _forget_administrator(self) -> None:
-        """The connection may be what is broken, or hold locks."""
-        if self._administrator is not None:
-            self._administrator.close()
-        self._administrator = None
+        """A connection may be what is broken, or hold locks, or be in another user's schema."""
+        for sql in (self._administrator, self._second):
+            if sql is not None:
+                sql.close()
+        self._administrator = self._second = None
 
-    def _new_account(self) -> Account:
-        return Account("", _new_password())
+    def _make(self) -> State:
+        """A user who is prepared. Raises PreparationError."""
+        name = f"{self.prefix}_{next(self._numbers)}".upper()
+        state = State(name, self.server.address, Account(name, _new_password()))
+        make_user(self._sql, self.server, state)
+        self.prepare(lambda: self.connect(state.address, state.account), state)
+        return state
 
-    def _plan(self, state: State) -> Restoration | None:
-        """How to restore `state`, found out while nothing has been done to it; None where it can only be replaced."""
-        owner = state.name
-        sequences = read_sequences(self._sql, owner)
-        if any(name.startswith(_GENERATED_SEQUENCE) for name in sequences):
-            return None
-        rows = restore_rows(self._sql, owner, self.original)
-        if rows is None:
-            return None
-        triggers = [
-            _quoted(str(name))
-            for name, status in self._sql.rows(f"SELECT trigger_name, status FROM all_triggers WHERE owner = '{owner}'")
-            if status == "ENABLED"
-        ]
-        restart = [f"ALTER SEQUENCE {_quoted(owner)}.{_quoted(name)} RESTART START WITH {number}" for name, number in sequences.items()]
-        self._sql.run(*restart)
-        return Restoration(
-            dictionary=read_dictionary(self._sql, owner),
-            before=[f"ALTER TRIGGER {_quoted(owner)}.{trigger} DISABLE" for trigger in triggers],
-            rows=rows,
-            after=[*(f"ALTER TRIGGER {_quoted(owner)}.{trigger} ENABLE" for trigger in triggers), *restart],
-        )
+    def _plan(self, state: State) -> None:
+        """Find out, while nothing has been done to `state`, how it is restored, and do so once. Raises StatementError.
 
-    def _bring_back(self, restoration: Restoration | None) -> None:
-        if restoration is None:
+        The preparation may say SYSDATE or USER: every state that is restored is to have the rows that the original has.
+        """
+        reader, sql, owner = self._dictionary, self._sql, state.name
+        found = reader.read(sql, owner)
+        tables = read_tables(reader, found)
+        self._replaced = reader.obstacle(found) or ("" if tables is not None else "its foreign keys go in a circle")
+        if self._replaced or tables is None:
             return
-        self._sql.run(*restoration.before)
-        if restoration.rows:
-            self._sql.run(restoration.rows)
-        self._sql.commit()
-        self._sql.run(*restoration.after)
-        self._sql.commit()
+        block = restore_rows(tables, read_columns(reader, found), self._original_columns, self._filled(tables), self.original)
+        triggers = [str(each["trigger_name"]) for each in reader.records(found, "triggers") if each["status"] == "ENABLED"]
+        names = sorted(str(each["sequence_name"]) for each in reader.records(found, "sequences"))
+        restoration = Restoration(triggers, block, read_sequences(sql, owner, names))
+        bring_back_rows(sql, self.server, owner, restoration)
+        bring_back_sequences(sql, state, restoration)
+        # Read again: the first rows of a partition, or of a segment, may have been those.
+        self._restorations[state] = replace(restoration, dictionary=reader.read(sql, owner))
+
+    @cached_property
+    def _original_columns(self) -> Mapping[str, Sequence[Column]]:
+        return read_columns(self._dictionary, self._dictionary.read(self._sql, self.original))
+
+    def _filled(self, tables: Sequence[str]) -> frozenset[str]:
+        """Which tables have rows in the original, where nothing changes any more."""
+        if self._with_rows is None:
+            self._with_rows = _filled(self._sql, self.original, tables)
+        return self._with_rows
+
+    _with_rows: frozenset[str] | None = None
+
+
+def bring_back_rows(sql: Sql, server: Server, owner: str, restoration: Restoration) -> None:
+    triggers = [f"{_quoted(owner)}.{_quoted(name)}" for name in restoration.triggers]
+    sql.run(*(f"ALTER TRIGGER {trigger} DISABLE" for trigger in triggers))
+    if restoration.rows:
+        sql.run(f"ALTER SESSION SET CURRENT_SCHEMA = {_quoted(owner)}", restoration.rows)
+        sql.commit()
+        sql.run(f"ALTER SESSION SET CURRENT_SCHEMA = {_quoted(server.administrator.name.upper())}")
+    sql.run(*(f"ALTER TRIGGER {trigger} ENABLE" for trigger in triggers))
+    sql.commit()
+
+
+def bring_back_sequences(sql: Sql, state: State, restoration: Restoration) -> None:
+    """And the account."""
+    last_numbers = read_last_numbers(sql, state.name) if restoration.sequences.told is not None else {}
+    sql.run(*restoration.sequences.due(last_numbers))
+    # A test may have changed the password, or locked the account.
+    sql.run(f'ALTER USER {_quoted(state.name)} IDENTIFIED BY "{state.account.password.value}" ACCOUNT UNLOCK')
+    sql.commit()
 
 
 _CONTAINERS = "`isolation: container` in pipeline.yaml gives each worker a container of its own instead."
@@ -228,68 +291,96 @@ def drop_user(sql: Sql, user: str) -> None:
         sql.commit()
 
 
-def read_dictionary(sql: Sql, owner: str, like: dict[str, Counter[tuple[Any, ...]]] | None = None) -> dict[str, Counter[tuple[Any, ...]]]:
-    """What the data dictionary says of what `owner` has; of the same views as `like`, which must be there now."""
-    found = {}
-    for view in _DICTIONARY:
-        query = f"SELECT {view.columns} FROM {view.name} WHERE {view.owner} = '{owner}'"
-        if like is None:
-            try:
-                found[view.name] = Counter(sql.rows(query))
-            except StatementError:
-                continue
-        elif view.name in like:
-            found[view.name] = Counter(sql.rows(query))
-    return found
+def read_sequences(sql: Sql, owner: str, names: Sequence[str]) -> Sequences:
+    """How the sequences are made to go on from where they are. A number is drawn from each for that, and given back."""
+    quoted = {name: f"{_quoted(owner)}.{_quoted(name)}" for name in names}
+    drawn = {name: int(sql.rows(f"SELECT {sequence}.NEXTVAL FROM dual")[0][0]) for name, sequence in quoted.items()}
+    restarts = {name: f"ALTER SEQUENCE {quoted[name]} RESTART START WITH {number}" for name, number in drawn.items()}
+    sql.run(*restarts.values())
+    told = read_last_numbers(sql, owner) if names else {}
+    # Oracle names the last number that it has set aside for drawing, and after a restart none is; the stand-in names the first.
+    for name in names[:1]:
+        sql.rows(f"SELECT {quoted[name]}.NEXTVAL FROM dual")
+        shown = read_last_numbers(sql, owner).get(name) != told.get(name)
+        sql.run(restarts[name])
+        return Sequences(restarts, told if shown else None)
+    return Sequences(restarts)
 
 
-def read_sequences(sql: Sql, owner: str) -> dict[str, int]:
-    """The next number of each sequence, which is drawn."""
-    names = [str(name) for (name,) in sql.rows(f"SELECT sequence_name FROM all_sequences WHERE sequence_owner = '{owner}'")]
-    if any(name.startswith(_GENERATED_SEQUENCE) for name in names):
-        return dict.fromkeys(names, 0)
-    drawn = [int(sql.rows(f"SELECT {_quoted(owner)}.{_quoted(name)}.NEXTVAL FROM dual")[0][0]) for name in names]
-    return dict(zip(names, drawn, strict=True))
+def read_last_numbers(sql: Sql, owner: str) -> dict[str, Any]:
+    rows = sql.rows("SELECT sequence_name, last_number FROM all_sequences WHERE sequence_owner = :owner", {"owner": owner})
+    return {str(name): number for name, number in rows}
 
 
-def restore_rows(sql: Sql, owner: str, original: str) -> str | None:
-    """The PL/SQL block that replaces all rows of `owner` by those of `original`; None where there is no order for that."""
+class Column(NamedTuple):
+    """A column that INSERT gives values to."""
+
+    name: str
+    plain: bool = True  # one that `SELECT *` names, too, in a table of which INSERT without a list fills all
+
+
+def read_tables(reader: Reader, found: Dictionary) -> list[str] | None:
+    """The tables whose rows stay, each after those it references; None where there is no such order."""
     # Rows of a temporary table are gone with their session.
-    tables = [str(name) for (name,) in sql.rows(f"SELECT table_name FROM all_tables WHERE owner = '{owner}' AND duration IS NULL")]
-    references = sql.rows(
-        "SELECT c.table_name, p.table_name FROM all_constraints c JOIN all_constraints p"
-        " ON p.owner = c.r_owner AND p.constraint_name = c.r_constraint_name"
-        f" WHERE c.owner = '{owner}' AND p.owner = '{owner}' AND c.constraint_type = 'R'"
-    )
-    ordered = in_order(tables, [(str(child), str(parent)) for child, parent in references])
-    if ordered is None:
-        return None
-    columns: dict[str, list[str]] = {table: [] for table in tables}
-    for table, column in sql.rows(
-        f"SELECT table_name, column_name FROM all_tab_cols WHERE owner = '{owner}' AND virtual_column = 'NO' AND hidden_column = 'NO'"
-        " ORDER BY table_name, column_id"
-    ):
-        if table in columns:
-            columns[table].append(_quoted(str(column)))
-    ours, theirs = _quoted(owner), _quoted(original)
-    out = [f"DELETE FROM {ours}.{_quoted(table)};" for table in reversed(ordered)]
-    filled = _filled(sql, original, tables)
-    back = [
-        f"INSERT INTO {ours}.{_quoted(table)} ({', '.join(columns[table])}) SELECT {', '.join(columns[table])} FROM {theirs}.{_quoted(table)};"
-        for table in ordered
-        if table in filled
+    tables = [str(each["table_name"]) for each in reader.records(found, "tables") if not each["duration"]]
+    constraints = reader.records(found, "constraints")
+    table_of = {each["constraint_name"]: str(each["table_name"]) for each in constraints}
+    references = [
+        (str(each["table_name"]), table_of[each["r_constraint_name"]])
+        for each in constraints
+        if each["constraint_type"] == "R" and each["r_constraint_name"] in table_of
     ]
+    return in_order(tables, references)
+
+
+def read_columns(reader: Reader, found: Dictionary) -> dict[str, list[Column]]:
+    """The columns of each table to which INSERT gives values, in their order: an invisible one is, a computed one is not."""
+    tables: dict[str, list[Column]] = {}
+    records = reader.records(found, "tab_cols")
+    for each in sorted(records, key=lambda each: (each["column_id"] or 0, each.get("internal_column_id") or 0, str(each["column_name"]))):
+        columns = tables.setdefault(str(each["table_name"]), [])
+        hidden, computed = each["hidden_column"] == "YES", each["virtual_column"] == "YES"
+        own = not hidden or each.get("user_generated") == "YES"  # what Oracle hides for itself, `*` leaves out
+        if own:
+            columns.append(Column("" if computed else str(each["column_name"]), plain=not (hidden or computed)))
+    return tables
+
+
+def restore_rows(
+    tables: Sequence[str],
+    columns: Mapping[str, Sequence[Column]],
+    original_columns: Mapping[str, Sequence[Column]],
+    filled: Container[str],
+    original: str,
+) -> str:
+    """The PL/SQL block that replaces all rows of the current schema by those of `original`; empty where there are no tables.
+
+    Its names are those of the current schema, and a list of columns is given only where needed: the stand-in translates it each
+    time, which takes longer than running it (measured: 130 ms for 300 statements in full, 17 ms for their execution).
+    """
+    if not tables:
+        return ""
+    theirs = _quoted(original)
     # Whoever is not logged out after all, and has changed something, makes this fail instead of wait.
-    locks = [f"LOCK TABLE {ours}.{_quoted(table)} IN EXCLUSIVE MODE NOWAIT;" for table in ordered]
-    return "\n".join(["BEGIN", *locks, *out, *back, "END;"]) if tables else ""
+    lock = f"LOCK TABLE {', '.join(map(_quoted, tables))} IN EXCLUSIVE MODE NOWAIT;"
+    out = [f"DELETE FROM {_quoted(table)};" for table in reversed(tables)]
+    back = []
+    for table in tables:
+        if table in filled:
+            ours = columns.get(table, ())
+            same = list(ours) == list(original_columns.get(table, ())) and all(column.plain for column in ours)
+            names = ", ".join(_quoted(column.name) for column in ours if column.name)
+            listed, chosen = ("", "*") if same else (f" ({names})", names)
+            back.append(f"INSERT INTO {_quoted(table)}{listed} SELECT {chosen} FROM {theirs}.{_quoted(table)};")
+    return "\n".join(["BEGIN", lock, *out, *back, "END;"])
 
 
-def _filled(sql: Sql, owner: str, tables: Sequence[str]) -> set[str]:
+def _filled(sql: Sql, owner: str, tables: Sequence[str]) -> frozenset[str]:
     """Which of the tables have rows."""
     questions = [
         f"SELECT {number} FROM dual WHERE EXISTS (SELECT 1 FROM {_quoted(owner)}.{_quoted(table)})" for number, table in enumerate(tables)
     ]
-    return {tables[int(number)] for (number,) in sql.rows(" UNION ALL ".join(questions))} if tables else set()
+    return frozenset(tables[int(number)] for (number,) in sql.rows(" UNION ALL ".join(questions))) if tables else frozenset()
 
 
 def make_original(open_sql: Open, connect: Connect, server: Server, name: str, prepare: Prepare) -> str:
@@ -314,6 +405,15 @@ def make_original(open_sql: Open, connect: Connect, server: Server, name: str, p
     finally:
         sql.close()
     return state.name
+
+
+def drop_original(open_sql: Open, server: Server, original: str) -> None:
+    """Raises PreparationError."""
+    with contextlib.closing(open_sql(server.address, server.administrator)) as sql:
+        try:
+            drop_user(sql, original)
+        except StatementError as error:
+            raise PreparationError(f"the user {original} could not be dropped: {error}", "It ends with the container.") from error
 
 
 def watch(connection: Any, error: type[Exception], original: str) -> Callable[[], bool]:

@@ -12,8 +12,8 @@ from urllib.parse import quote
 
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, ScriptError, Statement
-from pipeline.databases.postgres_states import PostgresStates, make_template, quoted, watch
-from pipeline.databases.states import Prepare, Server, Source, Sql
+from pipeline.databases.postgres_states import PostgresStates, drop_database, make_template, quoted, watch
+from pipeline.databases.states import Originals, Prepare, Server, Source, Sql
 
 # SQLSTATE codes (PostgreSQL's documentation, appendix A).
 _REFUSED = ("28P01", "28000")  # password, or role and pg_hba.conf; PostgreSQL locks nobody out for it
@@ -81,6 +81,7 @@ class Postgres:
     administrator = "postgres"
     own_users = ("postgres", "public", "none")  # and all that begin with pg_, which the server refuses itself
     knock = _SSL_REQUEST
+    testcontainer = "testcontainers.community.postgres:PostgresContainer"  # what starts it for tests that run alone
 
     probes = (
         Probe(
@@ -124,6 +125,7 @@ class Postgres:
 
     def __init__(self, driver: Driver) -> None:
         self._driver = driver
+        self._originals = Originals()
 
     def dsn(self, address: Address) -> str:
         return f"postgresql://{address.host_and_port}/{quote(address.service, safe='')}"
@@ -168,9 +170,16 @@ class Postgres:
         return watch(connection, self.error)
 
     def make_original(self, server: Server, name: str, _prepare: Prepare) -> str:
+        def make() -> str:
+            with contextlib.closing(self._sql(server)) as sql:
+                make_template(sql, server.address, name, server.user.name)
+            return name
+
+        return self._originals.make(server, make)
+
+    def drop_original(self, server: Server, original: str) -> None:
         with contextlib.closing(self._sql(server)) as sql:
-            make_template(sql, server.address, name, server.user.name)
-        return name
+            drop_database(sql, original)
 
     def states(self, server: Server, original: str, prefix: str, _prepare: Prepare) -> Source:
         return PostgresStates(self._sql(server), server, original, prefix)

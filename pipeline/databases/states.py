@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from pipeline.databases.engine import Account, Address, Connection, DatabaseEngine
-from pipeline.errors import DatabaseNotReadyError, PipelineError
+from pipeline.databases.engine import Account, Address, Connection, OpenEngine
+from pipeline.errors import DatabaseNotReadyError, PipelineError, PreparationError
 
 _FETCHED = 2000  # rows in one answer: a data dictionary in few round trips
 PATIENCE = 300.0  # seconds for a state to come; a container that is pulled, started and prepared takes longest
@@ -58,15 +58,8 @@ Prepare = Callable[[Callable[[], Connection], State], None]
 
 
 @runtime_checkable
-class StatefulEngine(DatabaseEngine, Protocol):
+class StatefulEngine(OpenEngine, Protocol):
     """A kind of database that can copy states. One that cannot still has containers to offer."""
-
-    def open(self, address: Address, account: Account) -> Any:
-        """An open connection of the kind's own driver, as PEP 249 has it. Raises PreparationError."""
-
-    @property
-    def error(self) -> type[Exception]:
-        """What that driver raises."""
 
     def watch(self, connection: Any, original: str) -> Callable[[], bool]:
         """Look at what a test does on `connection`: the returned function, called at its end, rolls back and says whether that undid it.
@@ -75,7 +68,16 @@ class StatefulEngine(DatabaseEngine, Protocol):
         """
 
     def make_original(self, server: Server, name: str, prepare: Prepare) -> str:
-        """Once in a run: keep the prepared state as `name`, where no test comes near it; what `states` is to be given."""
+        """Once in a run: keep the prepared state as `name`, where no test comes near it; what `states` is to be given.
+
+        Raises PreparationError. Where it has failed it is not tried again: the cause was said the first time, and is named again in short.
+        """
+
+    def drop_original(self, server: Server, original: str) -> None:
+        """Take away what `make_original` has kept; nothing where it is gone. Raises PreparationError.
+
+        For whoever made it in a database that goes on running. Sources of its copies are to be closed before.
+        """
 
     def states(self, server: Server, original: str, prefix: str, prepare: Prepare) -> Source:
         """Copies of the original, their names beginning with `prefix`."""
@@ -96,13 +98,23 @@ class Sql:
         for statement in statements:
             self.rows(statement)
 
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Run it; its rows, where it has any."""
+    def rows(self, statement: str, binds: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run it; its rows, where it has any. `binds`: values of its bind variables, where the driver has names for them."""
+        with self._executed(statement, binds) as cursor:
+            return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+
+    def columns(self, query: str) -> list[str]:
+        """The names of what `query` selects, in lower case."""
+        with self._executed(query) as cursor:
+            return [str(column[0]).lower() for column in cursor.description or ()]
+
+    @contextlib.contextmanager
+    def _executed(self, statement: str, binds: Mapping[str, object] | None = None) -> Iterator[Any]:
         try:
             with self._connection.cursor() as cursor:
                 cursor.arraysize = _FETCHED
-                cursor.execute(statement)
-                return [tuple(row) for row in cursor.fetchall()] if cursor.description else []
+                cursor.execute(*((statement, binds) if binds else (statement,)))
+                yield cursor
         except self._error as error:
             raise StatementError(f"{' '.join(str(error).split())} (statement: {statement[:200]})") from error
 
@@ -121,6 +133,23 @@ class Sql:
     def close(self) -> None:
         with contextlib.suppress(self._error):  # the database is gone, and so is the connection
             self._connection.close()
+
+
+class Originals:
+    """What is known of the originals that could not be made, so that not every test of a run tries in vain, and says so at length."""
+
+    def __init__(self) -> None:
+        self._failed: dict[Address, str] = {}
+
+    def make(self, server: Server, make: Callable[[], str]) -> str:
+        """What `make` answers. Raises PreparationError: its own the first time, and then without trying again."""
+        if server.address in self._failed:
+            raise PreparationError("no database state can be had: the prepared state could not be kept", self._failed[server.address])
+        try:
+            return make()
+        except PreparationError as error:
+            self._failed[server.address] = f"Why, the first test that asked was told: {error.message[:120]} …"
+            raise
 
 
 class StatePool:

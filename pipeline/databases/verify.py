@@ -20,10 +20,10 @@ from typing import Protocol
 
 from pipeline.databases.bake import unclean, why_not
 from pipeline.databases.contract import DatabaseKind
-from pipeline.databases.engine import Account, Address, Answer, Password, Phase, Probe
+from pipeline.databases.engine import Account, Address, Answer, OpenEngine, Password, Phase, Probe
 from pipeline.databases.knock import knock
 from pipeline.databases.readiness import HealthCheck, wait_until_ready
-from pipeline.databases.states import Sql, StatefulEngine, StatementError
+from pipeline.databases.states import Sql, StatementError
 from pipeline.errors import DatabaseNotReadyError, PreparationError
 
 FOLDER = "verify"  # in the state folder
@@ -455,7 +455,7 @@ class _Suite:
     @contextmanager
     def _sql(self) -> Iterator[Sql]:
         engine = self.kind.engine
-        if not isinstance(engine, StatefulEngine):
+        if not isinstance(engine, OpenEngine):
             raise NotPromisedError("the engine hands out no connection that rows could be read from")
         with closing(Sql(engine.open(self._address(), self._account(USER)), engine.error)) as sql:
             yield sql

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.databases.engine import DatabaseEngine
+from pipeline.databases.engine import Account, Address, DatabaseEngine
 from pipeline.integration.database import Database
 from pipeline.state_files import sweep_unfinished, unfinished
 
@@ -19,13 +19,7 @@ PROPERTIES_FILE = "PIPELINE_DATABASE_PROPERTIES"
 def address_variables(database: Database, kind: DatabaseEngine) -> dict[str, str]:
     """DB_HOST, DB_PORT and so on, the password among them."""
     return {
-        "DB_HOST": database.address.host,
-        "DB_PORT": str(database.address.port),
-        "DB_SERVICE": database.address.service,
-        "DB_USER": database.user.name,
-        "DB_PASSWORD": database.user.password.value,
-        "DB_DSN": database.dsn,
-        "DB_JDBC_URL": kind.jdbc_url(database.address),
+        **login_variables(database.address, database.user, kind),
         # Who wants a state for each worker must be able to make users or databases. It is a database to be thrown away, with a
         # random password; the names differ from those above, so that no test does by mistake what its application may not.
         "DB_ADMIN_USER": database.administrator.name,
@@ -35,11 +29,25 @@ def address_variables(database: Database, kind: DatabaseEngine) -> dict[str, str
     }
 
 
+def login_variables(address: Address, account: Account, kind: DatabaseEngine) -> dict[str, str]:
+    """Those of them that tell where and as whom to log in."""
+    return {
+        "DB_HOST": address.host,
+        "DB_PORT": str(address.port),
+        "DB_SERVICE": address.service,
+        "DB_USER": account.name,
+        "DB_PASSWORD": account.password.value,
+        "DB_DSN": kind.dsn(address),
+        "DB_JDBC_URL": kind.jdbc_url(address),
+    }
+
+
 def write_address_files(state: Path, key: str, variables: Mapping[str, str]) -> dict[str, str]:
     """Write both files for the session `key` into `state`, readable by the owner only; the variables that name them."""
     state.mkdir(exist_ok=True)
     shell, properties = address_files(state, key)
-    _write_private(shell, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()))
+    named = {**variables, SHELL_FILE: str(shell)}  # who has read it belongs to this session, and can tell that from other DB_ variables
+    _write_private(shell, "".join(f"export {name}={shlex.quote(value)}\n" for name, value in named.items()))
     _write_private(
         properties,
         "".join(f"{name.lower().replace('_', '.')}={_escaped(value)}\n" for name, value in variables.items()),

@@ -24,9 +24,9 @@ from pipeline.databases.bake import (
     unclean,
 )
 from pipeline.databases.contract import DatabaseKind
-from pipeline.databases.engine import Connection
+from pipeline.databases.engine import Connection, OpenEngine
 from pipeline.databases.prepare import run_steps
-from pipeline.databases.states import Sql, StatefulEngine, StatementError
+from pipeline.databases.states import Sql, StatementError
 from pipeline.errors import BakeRefusedError, DatabaseNotReadyError
 from pipeline.integration.address import address_variables, remove_address_files, write_address_files
 from pipeline.integration.bracket import RESULTS, Programs, Run
@@ -149,7 +149,7 @@ class Bakery:
 
     def _accounts(self, database: Database) -> set[str]:
         engine, query = self._kind.engine, rotating(self._kind).accounts_query
-        if not isinstance(engine, StatefulEngine):
+        if not isinstance(engine, OpenEngine):
             raise BakeRefusedError(f"the database cannot be baked: '{self._kind.contract.engine}' does not say what accounts there are")
         with closing(Sql(engine.open(database.address, database.administrator), Exception)) as sql:
             try:

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
 from typing import Protocol
 
 from pipeline.config import CONFIG_FILE, Config
 from pipeline.databases.contract import DatabaseKind, load_kind
-from pipeline.databases.engine import load_engine
-from pipeline.databases.prepare import Program, Script, find_scripts, read_steps
+from pipeline.databases.engine import Connection, load_engine
+from pipeline.databases.prepare import Program, Script, find_scripts, read_steps, run_steps
 from pipeline.databases.readiness import NotReadyError
+from pipeline.databases.states import State
 from pipeline.document import line_of
 from pipeline.errors import CheckoutBusyError, ConfigurationError, EngineError, PipelineError, PreparationError, TestsFailedError
-from pipeline.integration.address import address_files, address_variables, remove_address_files, write_address_files
+from pipeline.integration.address import address_files, address_variables, login_variables, remove_address_files, write_address_files
 from pipeline.integration.container_engine import ContainerEngine
 from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, DatabaseSpec
 from pipeline.integration.diagnosis import ACTIVITY, ask_activity
@@ -32,6 +34,7 @@ from pipeline.integration.interruption import Interruption
 from pipeline.integration.lease import look
 from pipeline.integration.results import FAILURE_LOG, Counts, Results
 from pipeline.integration.warm import WarmDatabases
+from pipeline.integration.workers import Workers, containers_of, role_of, states_of
 from pipeline.reference import parse_reference
 from pipeline.sessions import CHECKOUT, PROJECT, SESSION, Session, sweep
 
@@ -69,6 +72,8 @@ class Run:
     folder: Path
     junit: tuple[str, ...]
     timeout: float | None = None  # seconds that the tests may take
+    workers: int = 0  # so many get a database state of their own
+    isolation: str = "schema"  # what such a state is: `schema` or `container`
 
 
 def read_kind(config: Config) -> DatabaseKind:
@@ -77,7 +82,42 @@ def read_kind(config: Config) -> DatabaseKind:
     with check.at("engine"):
         load_engine(config.itest.engine)
     with check.at("contract"):
-        return load_kind(config.itest.engine, config.itest.contract, config.root)
+        kind = load_kind(config.itest.engine, config.itest.contract, config.root)
+    for name in config.itest.environment:
+        taken = name in kind.contract.environment or name == kind.contract.service.variable
+        check.holds(
+            not taken, ["environment", name], "is set by the contract", "What it says comes from `service`, `user` and random passwords."
+        )
+        secret = _SECRET.search(name) and not name.endswith("_FILE")
+        check.holds(
+            not secret, ["environment", name], "looks like a secret", "`docker inspect` shows this to everybody who may use the engine."
+        )
+    return replace(kind, settings=config.itest.environment)
+
+
+_SECRET = re.compile("PASSWORD|PASSWD|PWD|SECRET|TOKEN", re.IGNORECASE)
+
+
+def read_mounts(config: Config) -> tuple[tuple[str, str], ...]:
+    """`itest.mounts`: (absolute path, or volume; path in the container). Raises ConfigurationError for what is not there."""
+    check = _Checks(config.root)
+    found = []
+    for source, path in config.itest.mounts.items():
+        place = ["mounts", source]
+        check.holds(path.startswith("/") and path != "/", place, f"'{path}' is not an absolute path", "Write where it is in the container.")
+        if not source.startswith((".", "/", "~")):
+            check.holds(
+                bool(_VOLUME.fullmatch(source)), place, "is not a volume's name", f"A file or folder is written with ./: ./{source}"
+            )
+            found.append((source, path))
+            continue
+        real = (config.root / Path(source).expanduser()).resolve()
+        check.holds(real.exists(), place, f"there is no {real}", "It is relative to pipeline.yaml.")
+        found.append((str(real), path))
+    return tuple(found)
+
+
+_VOLUME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]+")
 
 
 def check_run(config: Config, image: str, kind: DatabaseKind, programs: Programs, tests: bool = True) -> Run:
@@ -120,9 +160,10 @@ def check_run(config: Config, image: str, kind: DatabaseKind, programs: Programs
         itest.shm or limits.shm,
         itest.processes or limits.processes,
         itest.deadline or contract.deadline,
+        read_mounts(config),
     )
     steps = tuple(read_steps(config.root, itest.prepare, kind.engine))
-    return Run(config.root, config.state, database, steps, itest.run, folder, itest.junit, itest.timeout)
+    return Run(config.root, config.state, database, steps, itest.run, folder, itest.junit, itest.timeout, isolation=itest.isolation)
 
 
 class Bracket:
@@ -260,9 +301,58 @@ class Bracket:
         return database
 
     def _run_tests(self, run: Run, database: Database, interruption: Interruption) -> Counts:
+        if not run.workers:
+            return self._run_command(run, database, Workers(), interruption)
         results = Results(run.root, run.state)
         results.begin()
+        with contextlib.ExitStack() as ending:
+            begun = time.monotonic()
+            try:
+                workers = ending.enter_context(self._workers(run, database, results, interruption))
+            except PipelineError as error:
+                results.write_summary([("result", f"not run: {error.message}"), ("session", database.session.key)])
+                raise
+            self._say(f"workers: {run.workers} × a {run.isolation} of their own, made in {time.monotonic() - begun:.1f} s")
+            return self._run_command(run, replace(database, workers=workers.accounts), workers, interruption)
+
+    @contextlib.contextmanager
+    def _workers(self, run: Run, database: Database, results: Results, interruption: Interruption) -> Iterator[Workers]:
+        """A state of its own for each worker, taken away at the end."""
         environment = self._environment(database, run, results)
+
+        def run_program(variables: Mapping[str, str], command: Sequence[str]) -> int:
+            return self._programs.run_program(command, run.root, {**environment, **variables}, quiet=True)
+
+        def prepare(connect: Callable[[], Connection], state: State) -> None:
+            """What of the preparation the application's user does, again. What the administrator does is done for the database."""
+            steps = [step for step in run.steps if isinstance(step, Program) or step.user == "app"]
+            variables = login_variables(state.address, state.account, self._kind.engine)
+            run_steps(steps, lambda _user: connect(), lambda command: run_program(variables, command), lambda _line: None)
+
+        def run_in_container(other: Database, command: Sequence[str]) -> int:
+            return run_program(address_variables(other, self._kind.engine), command)
+
+        if run.isolation == "container":
+            watch = (self._engine, self._programs, run.state)
+            host = self._host(interruption)
+            made = containers_of(database.session, run.database, run.steps, run.workers, host, run_in_container, results.keep_log, watch)
+        else:
+            made = states_of(database, self._kind, run.workers, prepare)
+        with contextlib.ExitStack() as ending:
+            # A container must not be made half; what is left of a state goes with its container.
+            with contextlib.nullcontext() if run.isolation == "container" else interruption.allowed():
+                workers = ending.enter_context(made)
+            try:
+                yield workers
+            finally:
+                if not database.session.one_shot:  # its files are not to name what is gone
+                    write_address_files(run.state, database.session.key, address_variables(database, self._kind.engine))
+
+    def _run_command(self, run: Run, database: Database, workers: Workers, interruption: Interruption) -> Counts:
+        results = Results(run.root, run.state)
+        if not workers.states:
+            results.begin()
+        environment = self._environment(database, run, results, workers)
         begun = time.monotonic()
         self._say(f"tests: {run.command[0]}")
         code: int | None = None
@@ -275,7 +365,7 @@ class Bracket:
             results.keep_log(database.mask(ask_activity(self._kind.engine, database).encode()), ACTIVITY)
 
         try:
-            with self._renewing(database, interruption), interruption.allowed():
+            with self._renewing(database, workers, interruption), interruption.allowed():
                 code = self._programs.run_program(run.command, run.folder, environment, timeout=run.timeout, at_timeout=at_timeout)
         finally:
             outcome = "interrupted" if code is None else f"ended after {run.timeout:g} s (`itest.timeout`)" if late else _outcome(code)
@@ -289,7 +379,7 @@ class Bracket:
         return counts
 
     @contextlib.contextmanager
-    def _renewing(self, database: Database, interruption: Interruption) -> Iterator[None]:
+    def _renewing(self, database: Database, workers: Workers, interruption: Interruption) -> Iterator[None]:
         """Renew the lease, now and while in here: tests may take longer than it lasts."""
         host, session, over = self._host(interruption), database.session, threading.Event()
 
@@ -297,6 +387,9 @@ class Bracket:
             while not over.wait(session.lease / RENEWALS):
                 with contextlib.suppress(PipelineError):  # the database may be gone, which the tests will notice
                     host.renew(session, session.lease)
+                for number in range(1, len(workers.states) + 1 if workers.containers else 1):
+                    with contextlib.suppress(PipelineError):
+                        host.renew(workers.containers or session, session.lease, role_of(number))
 
         host.renew(session, session.lease)
         thread = threading.Thread(target=renew_again, daemon=True)
@@ -361,8 +454,8 @@ class Bracket:
         remove_address_files(state, session.key)
         return self._host(interruption).stop(session, results.keep_log)
 
-    def _environment(self, database: Database, run: Run, results: Results) -> dict[str, str]:
-        address = address_variables(database, self._kind.engine)
+    def _environment(self, database: Database, run: Run, results: Results, workers: Workers = Workers()) -> dict[str, str]:  # noqa: B008 - a value
+        address = {**address_variables(database, self._kind.engine), **workers.variables(self._kind.engine)}
         files = write_address_files(run.state, database.session.key, address)
         return {**os.environ, **address, **files, RESULTS: str(results.folder)}
 

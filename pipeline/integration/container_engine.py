@@ -58,6 +58,7 @@ class ContainerEngine(sessions.Engine, Protocol):
         processes: int,
         launcher: Sequence[str],
         auto_remove: bool,
+        mounts: Sequence[tuple[str, str]],
     ) -> str | None: ...
 
     def write_files(self, container: str, folder: str, files: Mapping[str, bytes]) -> None: ...

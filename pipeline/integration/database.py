@@ -67,6 +67,7 @@ class DatabaseSpec:
     shm: str
     processes: int  # at most, threads among them
     deadline: float  # seconds until it must have answered a login
+    mounts: tuple[tuple[str, str], ...] = ()  # (path of the engine's host or volume, path in the container), to be read only
     fingerprint: str = ""  # of what it is prepared from; empty where that is not known
     baked: Baked | None = None  # what to start instead of the image and its preparation
 
@@ -89,10 +90,11 @@ class Database:
     made: bool = False  # by this call, not found
     baked: str = ""  # the baked image it was started from
     fingerprint: str = ""  # of what it was prepared from
+    workers: tuple[Account, ...] = ()  # those that the workers of a test run have for themselves
 
     def mask(self, text: bytes) -> bytes:
         """`text` without this database's passwords."""
-        for account in (self.user, self.administrator):
+        for account in (self.user, self.administrator, *self.workers):
             text = text.replace(account.password.value.encode(), b"***")
         return text
 
@@ -100,7 +102,7 @@ class Database:
     def description(self) -> str:
         """The image, and what it truly is."""
         baked = f", baked as {self.baked}" if self.baked else ""
-        return f"{self.image} (a stand-in, not Oracle){baked}" if self.standin else f"{self.image}{baked}"
+        return f"{self.image} (a stand-in, not {self.engine.capitalize()}){baked}" if self.standin else f"{self.image}{baked}"
 
 
 class DatabaseHost:
@@ -119,8 +121,9 @@ class DatabaseHost:
         steps: Sequence[Script | Program],
         run_program: Callable[[Database, Sequence[str]], int],
         keep_log: Callable[[bytes], None],
+        role: str = ROLE,
     ) -> Database:
-        """The session's database, ready and prepared: the one that runs, or a new one.
+        """The session's database, ready and prepared: the one that runs, or a new one. `role`: where a session has several.
 
         What this call made is gone again when it raises: DatabaseNotReadyError, PreparationError, ImageUnavailableError,
         EngineError, ConfigurationError, or the exception of a signal. `keep_log` gets the log of a database that failed,
@@ -130,7 +133,7 @@ class DatabaseHost:
         self._ensure_image(spec.image)
         while True:
             begun = time.monotonic()
-            container, made = self._make_or_find(session, spec)
+            container, made = self._make_or_find(session, spec, role)
             database: Database | None = None
             try:
                 database = self._open(container, session, begun, made)
@@ -212,12 +215,12 @@ class DatabaseHost:
             return f"the database's container {database.container[:12]} was removed"
         return "" if container.state in ALIVE else self._epitaph(container, database)
 
-    def renew(self, session: Session, seconds: float) -> None:
+    def renew(self, session: Session, seconds: float, role: str = ROLE) -> None:
         """Let the session's database live for so many seconds from now on. Raises SessionMissingError where there is none."""
         missing = SessionMissingError(
             f"there is no running session {session.key} on the engine at {self._engine.name}", "Start it: invoke start-oracle"
         )
-        container = look(self._engine, session.name_of(ROLE))
+        container = look(self._engine, session.name_of(role))
         if container is None or container.state not in ALIVE:
             raise missing
         try:
@@ -266,9 +269,9 @@ class DatabaseHost:
             with self._interruption.allowed():
                 time.sleep(0.05)
 
-    def _make_or_find(self, session: Session, spec: DatabaseSpec) -> tuple[str, bool]:
+    def _make_or_find(self, session: Session, spec: DatabaseSpec, role: str) -> tuple[str, bool]:
         """The session's container, started; and whether this call made it."""
-        name = session.name_of(ROLE)
+        name = session.name_of(role)
         patience_ends = time.monotonic() + CREATION_PATIENCE
         while True:
             container = look(self._engine, name)
@@ -309,6 +312,7 @@ class DatabaseHost:
             processes=spec.processes,
             launcher=LAUNCHER,
             auto_remove=True,
+            mounts=spec.mounts,
         )
         if container is None:
             return None

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 from pipeline.errors import MissingRequirementError
 
 LEAST_DISK = 256 << 20  # bytes, below which no database gets through its start
-MUCH_DISK = 4 << 30  # bytes that a database may write while it starts: Oracle copies its data files into the container's own layer
+MUCH_DISK = 4 << 30  # bytes that a database may write while it starts: some copy their data files into the container's own layer
 _UNITS = {"m": 1 << 20, "g": 1 << 30}
 
 

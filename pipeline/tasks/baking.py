@@ -53,10 +53,10 @@ class BakedDatabases:
         reads = read_programs(run.root, self.config.itest.prepare)
         if isinstance(reads, str):
             return reads
-        reason = why_not(self.kind, self.engine.image_volumes(spec.image))
+        reason = why_not(self.kind, self.engine.image_volumes(spec.image), mounts=spec.mounts)
         if reason:
             return reason
-        fingerprint = make_fingerprint(self.kind, image, spec.service, spec.user, run.steps, reads)
+        fingerprint = make_fingerprint(self.kind, image, spec.service, spec.user, run.steps, reads, spec.mounts)
         tag = content_tag(fingerprint.value)
         reference = baked_reference(self.config.registry, self.config.namespace, spec.image, tag)
         return Recipe(reference, fingerprint, self.config.namespace)

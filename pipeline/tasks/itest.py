@@ -11,6 +11,8 @@ from pipeline.tasks.command import command, say
 SESSION = {"session": "A session of that key, instead of the one of this checkout and CI build."}
 IMAGE = {"image": "A database image, instead of the one in pipeline.yaml."}
 
+WORKERS = {"workers": "So many forks of the tests get a database state of their own: DB_1_JDBC_URL and so on."}
+
 
 @command(
     help={
@@ -31,14 +33,14 @@ def start_oracle(_context: Context, session: str = "", image: str = "", json: bo
         print(json_module.dumps(as_json(database), indent=2))
 
 
-@command(help=SESSION)
-def run_tests(_context: Context, session: str = "") -> None:
+@command(help={**SESSION, **WORKERS})
+def run_tests(_context: Context, session: str = "", workers: int = 0) -> None:
     """Run the test command against the database that start-oracle started."""
     from pipeline.tasks.testing import open_bench
 
     bench = open_bench()
     with bench.results.claim("invoke run-tests"):
-        bench.bracket.run_tests(bench.check_tests(), bench.own_session(session))
+        bench.bracket.run_tests(bench.prepare_tests(workers), bench.own_session(session))
 
 
 @command(help=SESSION)
@@ -51,11 +53,11 @@ def stop_oracle(_context: Context, session: str = "") -> None:
     say("database: stopped" if stopped else "database: there was none to stop")
 
 
-@command(help=IMAGE)
-def itest(_context: Context, image: str = "") -> None:
+@command(help={**IMAGE, **WORKERS})
+def itest(_context: Context, image: str = "", workers: int = 0) -> None:
     """Start a database, run the tests against it, stop it, whatever happens. Example: invoke itest"""
     from pipeline.tasks.testing import open_bench
 
     bench = open_bench()
     with bench.results.claim("invoke itest"):
-        bench.bracket.whole(bench.prepare_run(image), bench.new_session())
+        bench.bracket.whole(bench.with_workers(bench.prepare_run(image), workers), bench.new_session())

@@ -6,9 +6,8 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-from pipeline.databases.engine import Account
+from pipeline.databases.engine import Account, OpenEngine
 from pipeline.databases.shell import run_shell
-from pipeline.databases.states import StatefulEngine
 from pipeline.errors import ConfigurationError
 from pipeline.sessions import Session
 from pipeline.tasks.command import say
@@ -18,7 +17,7 @@ from pipeline.tasks.testing import TestBench
 def open_shell(bench: TestBench, session: Session, system: bool) -> bool:
     """Run what is typed or piped in until its end; whether all statements went well. Raises SessionMissingError."""
     engine = bench.kind.engine
-    if not isinstance(engine, StatefulEngine):
+    if not isinstance(engine, OpenEngine):
         raise ConfigurationError(
             f"the engine '{bench.kind.contract.engine}' offers no connection of its driver", "Use a client of that database."
         )

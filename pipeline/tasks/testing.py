@@ -13,13 +13,15 @@ from pipeline.adapters import processes
 from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.config import Config
 from pipeline.databases.contract import DatabaseKind
-from pipeline.errors import EngineError
+from pipeline.errors import ConfigurationError, EngineError
 from pipeline.integration.bracket import Bracket, Run, check_run, read_kind
 from pipeline.integration.database import Database
 from pipeline.integration.results import Results
 from pipeline.sessions import Session, new_session, own_session
 from pipeline.tasks.baking import BakedDatabases
 from pipeline.tasks.command import read_project, say
+
+MOST_WORKERS = 64
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,18 @@ class TestBench:
     def check_run(self) -> Run:
         """Check everything but the test command; the database that runs already has its image."""
         return check_run(self.config, self.config.itest.image, self.kind, processes, tests=False)
+
+    def with_workers(self, run: Run, workers: int) -> Run:
+        """`run` with a database state for each of so many workers; 0: without any. Raises ConfigurationError."""
+        if not 0 <= workers <= MOST_WORKERS:
+            raise ConfigurationError(f"--workers {workers}: how many there may be is 1 to {MOST_WORKERS}", "Leave it out for none.")
+        return replace(run, workers=workers)
+
+    def prepare_tests(self, workers: int) -> Run:
+        """Check everything; for containers of the workers' own also see to it that their image is there."""
+        if workers and self.config.itest.isolation == "container":
+            return self.with_workers(self.prepare_run(), workers)
+        return self.with_workers(self.check_tests(), workers)
 
     def check_tests(self) -> Run:
         """Check everything; the database that runs already has its image."""

@@ -5,6 +5,7 @@ What the tests inside saw they write down, one JSON document each, and the tests
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -22,7 +23,7 @@ import pytest
 
 from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.sessions import PROJECT
-from tests.engine.conftest import wait_for
+from tests.engine.conftest import own_image, wait_for
 
 SCHEMA = """
 CREATE TABLE account (id INTEGER PRIMARY KEY, name VARCHAR2(30));
@@ -64,6 +65,16 @@ class Project:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
 
+    def configure(self, image: str, *lines: str, prepare: str = "{sql: schema.sql}") -> None:
+        head = ["registry: localhost:5000", "namespace: ledger", f"project: {self.name}"]
+        itest = [f"image: {image}", f"prepare: [{prepare}]", "deadline: 60", *lines]
+        self.write("pipeline.yaml", "\n".join([*head, "itest:", *(f"  {line}" for line in itest)]) + "\n")
+
+    def invoke(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        self.write("tasks.py", "from pipeline.tasks import namespace\n")
+        command = [sys.executable, "-m", "invoke", *arguments]
+        return subprocess.run(command, cwd=self.root, env=self.environment, capture_output=True, text=True, check=False, timeout=120)
+
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rA", *arguments]
 
@@ -98,16 +109,7 @@ class Project:
 @pytest.fixture
 def project(tmp_path: Path, standin_image: str) -> Iterator[Project]:
     made = Project(tmp_path)
-    configuration = [
-        "registry: localhost:5000",
-        "namespace: ledger",
-        f"project: {made.name}",
-        "itest:",
-        f"  image: {standin_image}",
-        "  prepare: [{sql: schema.sql}]",
-        "  deadline: 60",
-    ]
-    made.write("pipeline.yaml", "\n".join(configuration) + "\n")
+    made.configure(standin_image)
     made.write("schema.sql", SCHEMA)
     made.write("pytest.ini", "[pytest]\naddopts = --strict-markers --import-mode=prepend\nfilterwarnings = error\n")
     made.write("conftest.py", CONFTEST)
@@ -120,6 +122,17 @@ def project(tmp_path: Path, standin_image: str) -> Iterator[Project]:
 def assert_nothing_left(project: Project) -> None:
     assert project.containers == []
     assert not [path for path in Path(tempfile.gettempdir()).glob("pipeline-pytest-*") if project.name in (path / "session").read_text()]
+
+
+def guardians(project: Project) -> list[str]:
+    """The processes that watch over what the project's runs have started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            command = path.read_bytes().decode(errors="replace")
+            if "pipeline.guardian" in command and project.name in command:
+                found.append(command)
+    return found
 
 
 def test_one_database_for_all_workers_and_a_state_for_each_test(project: Project) -> None:
@@ -254,7 +267,6 @@ def test_own(number, schema, connection, seen):
 
 
 def test_inside_run_tests_the_running_session_is_used(project: Project) -> None:
-    project.write("tasks.py", "from pipeline.tasks import namespace\n")
     command = json.dumps(project.command("-n", "2"))
     configuration = (project.root / "pipeline.yaml").read_text(encoding="utf-8")
     project.write("pipeline.yaml", f"{configuration}  run: {command}\n")
@@ -271,12 +283,119 @@ def test_own(number, database, connection, seen):
     seen(port=database.address.port, given=int(os.environ["DB_PORT"]), containers=containers, rows=rows(connection))
 """,
     )
-    invoke = [sys.executable, "-m", "invoke", "itest"]
-    result = subprocess.run(invoke, cwd=project.root, env=project.environment, capture_output=True, text=True, check=False, timeout=120)
+    result = project.invoke("itest")
     assert result.returncode == 0, result.stdout + result.stderr
     assert len(project.seen) == 4
     for one in project.seen:
         assert (one["port"], one["containers"], one["rows"]) == (one["given"], 1, [[1, "prepared"]])
+    assert_nothing_left(project)
+
+
+SPOILING = (
+    HEAD
+    + """
+@pytest.mark.database_state("shared")
+def test_a_shared_test_comes_first(connection):
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO account VALUES (2, 'spoiled')")
+        cursor.execute("CREATE TABLE spoiled (id INTEGER)")
+    connection.commit()
+
+@pytest.mark.parametrize("number", range(2))
+def test_state(number, connection):
+    assert rows(connection) == PREPARED
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM information_schema.tables WHERE table_name = 'spoiled'")
+        assert cursor.fetchone()[0] == 0
+
+def test_last(schema):
+    pass
+"""
+)
+
+
+def databases(project: Project) -> set[str]:
+    (container,) = project.containers
+    command = ["docker", "exec", container, "psql", "-U", "postgres", "-Atc", "SELECT datname FROM pg_database"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_a_shared_test_that_came_before_spoils_no_state_and_a_session_that_goes_on_keeps_none(project: Project) -> None:
+    command = json.dumps(project.command("-p", "no:randomly", "-p", "no:xdist"))
+    project.configure(own_image("postgres"), "engine: postgres", "service: ledger", f"run: {command}")
+    project.write("schema.sql", SCHEMA.replace("VARCHAR2", "VARCHAR"))
+    project.write("test_it.py", SPOILING)
+    try:
+        started = project.invoke("start-oracle", "--session", "stays", "--json")
+        assert started.returncode == 0, started.stderr
+        result = project.invoke("run-tests", "--session", "stays")
+        assert "4 passed" in result.stdout, result.stdout + result.stderr
+        assert databases(project) == {"postgres", "template0", "template1", "ledger"}
+        killing = "def test_it(schema):\n    import os, signal\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+        project.write("test_it.py", killing)
+        command = json.dumps(project.command("-n", "1", "--max-worker-restart", "0"))
+        project.configure(own_image("postgres"), "engine: postgres", "service: ledger", f"run: {command}")
+        result = project.invoke("run-tests", "--session", "stays")
+        assert "crashed" in result.stdout, result.stdout + result.stderr
+        assert databases(project) == {"postgres", "template0", "template1", "ledger"}
+    finally:
+        project.invoke("stop-oracle", "--session", "stays")
+    assert_nothing_left(project)
+
+
+def test_a_prepared_state_that_cannot_be_kept_is_tried_and_explained_once_and_no_report_holds_a_password(project: Project) -> None:
+    project.write("schema.sql", SCHEMA.replace("TABLE account", "TABLE app.account").replace("INTO account", "INTO app.account"))
+    project.write(
+        "test_it.py",
+        HEAD
+        + """
+@pytest.mark.database_state("shared")
+def test_shared(schema, seen):
+    password = schema.account.password.value
+    seen(password=password)
+    print(f"it is {password}")
+    assert password == "another"
+
+@pytest.mark.parametrize("number", range(3))
+def test_own(number, schema):
+    pass
+""",
+    )
+    result = project.run("--junitxml", "report.xml", "-p", "no:xdist", TESTCONTAINERS_CONNECTION_MODE="bridge_ip")
+    assert project.outcomes(result) == {"failed": 1, "errors": 3}, result.stdout
+    assert result.stdout.count("no database state can be had in this run") == 2 * 2, "each in full and in the summary"
+    assert project.seen[0]["password"] not in result.stdout + (project.root / "report.xml").read_text(encoding="utf-8")
+    assert "it is ***" in result.stdout
+    assert_nothing_left(project)
+    wait_for(lambda: not guardians(project), "the guardian was told that there is nothing to do", deadline=10)
+
+
+def test_a_baked_database_is_taken_and_what_is_wrong_in_the_configuration_is_said_before_a_start(project: Project) -> None:
+    project.configure(
+        own_image("postgres"),
+        "engine: postgres",
+        "contract: postgres",
+        "service: ledger",
+        prepare="{sql: schema.sql}, {run: [sh, count.sh], reads: []}",
+    )
+    project.write("schema.sql", SCHEMA.replace("VARCHAR2", "VARCHAR"))
+    project.write("count.sh", "echo prepared >> count.txt\n")
+    baked = project.invoke("db.bake", "--json")
+    assert baked.returncode == 0, baked.stderr
+    image = json.loads(baked.stdout)["reference"]
+    try:
+        project.write(
+            "test_it.py",
+            HEAD + "@pytest.mark.database_state('shared')\ndef test_it(connection):\n    assert rows(connection) == PREPARED\n",
+        )
+        result = project.run()
+        assert project.outcomes(result) == {"passed": 1}, result.stdout
+        assert (project.root / "count.txt").read_text(encoding="utf-8").split() == ["prepared"]
+        project.configure(own_image("postgres"), "engine: postgres", "service: ledger", "memory: 4000g")
+        result = project.run()
+        assert "Lower `itest.memory`" in result.stdout
+    finally:
+        subprocess.run(["docker", "rmi", "--force", image], capture_output=True, check=False)
     assert_nothing_left(project)
 
 
@@ -322,13 +441,7 @@ def test_the_container_shows_no_secret_and_a_killed_run_leaves_none(project: Pro
     ("arguments", "environment", "body", "said"),
     [
         ((), {}, "@pytest.mark.database_state('own')\ndef test_it(schema): pass", "it takes one of 'shared', 'worker', 'test', 'rollback'"),
-        ((), {"DB_HOST": "127.0.0.1"}, "def test_it(schema): pass", "Run the tests by `invoke run-tests`, or take DB_HOST out"),
-        (
-            (),
-            {"DB_HOST": "h", "DB_PORT": "1", "DB_SERVICE": "s", "DB_USER": "u", "DB_PASSWORD": "p"},
-            "def test_it(schema): pass",
-            "Set DB_ADMIN_USER and DB_ADMIN_PASSWORD",
-        ),
+        ((), {"PIPELINE_DATABASE_SH": "/there/is/none"}, "def test_it(schema): pass", "names a session that is over"),
         (
             ("--database-image", "localhost:1/there/is:none"),
             {},
@@ -344,5 +457,5 @@ def test_what_is_wrong_is_said_with_what_to_do(
     result = project.run(*arguments, **environment)
     assert "passed" not in project.outcomes(result)
     assert said in result.stdout
-    assert "pytest_databases.py" not in result.stdout, "no traceback through the plugin"
+    assert "pipeline/pytest_" not in result.stdout, "no traceback through the plugin"
     assert_nothing_left(project)

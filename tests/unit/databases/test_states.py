@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.databases.engine import Account, Address, Password
-from pipeline.databases.states import Sql, State, StatementError, StatePool, in_order
+from pipeline.databases.states import Originals, Server, Sql, State, StatementError, StatePool, in_order
 from pipeline.errors import DatabaseNotReadyError, PreparationError
 
 
@@ -179,3 +179,21 @@ def has_circle(references: list[tuple[str, str]]) -> bool:
     while more := {(a, d) for (a, b), (c, d) in itertools.product(reached, reached) if b == c} - reached:
         reached |= more
     return any(child == parent for child, parent in reached)
+
+
+def test_an_original_that_could_not_be_made_is_not_tried_again_and_its_cause_is_said_once() -> None:
+    originals, tries = Originals(), []
+    server, other = (Server(Address("h", port, "s"), Account("a", Password("p")), Account("b", Password("q"))) for port in (1, 2))
+
+    def fail() -> str:
+        tries.append(1)
+        raise PreparationError("ORA-00955: name is already used", "Look into the script.")
+
+    with pytest.raises(PreparationError, match="ORA-00955"):
+        originals.make(server, fail)
+    for _ in range(3):
+        with pytest.raises(PreparationError, match="no database state can be had") as raised:
+            originals.make(server, fail)
+        assert "ORA-00955" in raised.value.hint
+    assert len(tries) == 1
+    assert originals.make(other, lambda: "made") == "made", "another database is another matter"

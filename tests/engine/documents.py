@@ -1,0 +1,29 @@
+"""What the documents show, as files: a line that names a file, followed by a fenced block, is that file's text."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
+_SHOWN = re.compile(r"^`([^`\n]+)`:\n\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def read_shown(document: str, heading: str = "") -> dict[str, str]:
+    """File → text of all that `document` shows, or of what it shows below one heading."""
+    text = (DOCS / document).read_text(encoding="utf-8")
+    if heading:
+        _, found, text = text.partition(f"\n## {heading}\n")
+        assert found, f"{document} has no heading '{heading}'"
+        text = text.partition("\n## ")[0]
+    return dict(_SHOWN.findall(text))
+
+
+def write_shown(document: str, folder: Path, heading: str = "") -> dict[str, str]:
+    """The same, written below `folder`."""
+    shown = read_shown(document, heading)
+    for name, text in shown.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return shown
