@@ -17,7 +17,7 @@ def demo(_context: Context) -> None:
     print(Demo().run())
 
 
-@command(help={"fix": "Mend what can be mended: format, simple lint, generated schemas."})
+@command(help={"fix": "Mend what can be mended: format, simple lint, and what is generated from the code."})
 def check(_context: Context, fix: bool = False) -> None:
     """Lint, format, types, import contracts, dead code, dependencies."""
     from setup.checks import run_checks

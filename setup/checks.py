@@ -10,7 +10,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from pipeline.errors import PipelineError
-from setup.schemas import outdated_schemas, write_schemas
+from setup.generated import outdated_files, write_files
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -23,6 +23,7 @@ CHECKS: dict[str, list[Path | str]] = {
     "imports": [BIN / "lint-imports"],
     "dead code": [BIN / "vulture"],
     "dependencies": [BIN / "deptry", "."],
+    "docs": [BIN / "mkdocs", "build", "--strict", "--quiet"],
     "shell": [
         BIN / "shellcheck",
         "invokew",
@@ -51,8 +52,8 @@ def run_checks(fix: bool = False) -> None:
     if fix:
         subprocess.run([BIN / "ruff", "check", "--fix", "--quiet", "."], cwd=ROOT, check=False)
         subprocess.run([BIN / "ruff", "format", "--quiet", "."], cwd=ROOT, check=False)
-        write_schemas()
-    failed = outdated_schemas()
+        write_files()
+    failed = outdated_files()
     for path in failed:
         print(f"FAILED  {path} is not what the code says", flush=True)
     for name, command in CHECKS.items():
@@ -63,7 +64,7 @@ def run_checks(fix: bool = False) -> None:
             failed.append(name)
     if failed:
         raise CheckFailedError(
-            f"checks failed: {', '.join(failed)}", "What they say stands above; ./invokew check --fix mends format and schemas."
+            f"checks failed: {', '.join(failed)}", "What they say stands above; ./invokew check --fix mends format and what is generated."
         )
 
 
