@@ -1,6 +1,6 @@
 """What can go wrong, one class for each thing a person can act on, each with an exit code of its own.
 
-The exit codes are part of the contract with CI scripts; they are documented in the README and never reused.
+The exit codes are part of the contract with CI scripts; they are documented (docs/reference/exit-codes.md, from here) and never reused.
 """
 
 from __future__ import annotations

@@ -49,7 +49,13 @@ def configuration_page() -> str:
 
 def exit_codes_page() -> str:
     """Every exit code of a command."""
-    lines = ["# Exit codes", "", GENERATED, "They are never reused. Scripts may rely on them.", ""]
+    lines = [
+        "# Exit codes",
+        "",
+        GENERATED,
+        "They are never reused. Scripts may rely on them. `pins.check --strict` ends with 10 where a pin has moved upstream.",
+        "",
+    ]
     lines += ["| code | name | when |", "| --- | --- | --- |", "| 0 | | everything was done |"]
     codes = {code: (name, text) for name, code, text in _errors()}
     codes[BUG_EXIT_CODE] = ("", "a bug of this project: the message names a file to report")
