@@ -30,6 +30,9 @@ _NO_LAYERS = (
 )
 _DOCUMENT = 4 << 20  # bytes; what is larger in an image's export is a layer
 REQUEST_TIMEOUT = 60.0  # seconds for one answer of the engine; longer than its own 10 s of stopping a container
+# What a launched program says is looked for in its whole log. So it has one that can be read and loses nothing, whatever the engine's
+# defaults: another driver, or the last 10 MB only. A container gets the engine's default of each option that it does not set itself.
+_WHOLE_LOG = {"max-size": "1000000g"}
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ class DockerEngine:
         with self._translated(f"pull {reference}"):
             try:
                 # An error arrives as an entry of the stream: the call itself succeeds (measured).
-                for event in self._api.pull(name, tag=tag, stream=True, decode=True):
+                for event in self._patient_api.pull(name, tag=tag, stream=True, decode=True):
                     if "error" in event:
                         raise ImageUnavailableError(f"{reference} cannot be pulled: {_one_line(event['error'])}")
             except docker.errors.APIError as error:
@@ -148,6 +151,7 @@ class DockerEngine:
         engine removes it, and its volumes without a name, when it ends. Secrets do not belong here: `docker inspect` shows all of it.
         """
         import docker.errors
+        import docker.types
 
         with self._translated(f"create the container {name}"):
             found = self._api.inspect_image(image)
@@ -170,6 +174,7 @@ class DockerEngine:
                 shm_size=shm or None,
                 pids_limit=processes or None,
                 auto_remove=auto_remove,
+                log_config=docker.types.LogConfig(type="json-file", config=_WHOLE_LOG) if launcher else None,
                 init=False if launcher else None,  # it is the first process itself, whatever the engine's default
                 mounts=mounted or None,
             )
@@ -364,20 +369,31 @@ class DockerEngine:
         `labels` are added. An engine's own commit would keep what the container was created with. So the image is described
         anew, over the layers that the commit has made, and loaded as from an archive, which brings no layers, for the engine has
         them. In the containerd image store, layers go by other names, which only an export of the image tells.
+        Where this process is killed meanwhile, the commit stays: an image without a tag that has the container's labels.
         """
         with self._translated(f"make the image {reference} of the container {container}"):
-            raw = self._api.commit(container)["Id"]
+            raw = self._patient_api.commit(container)["Id"]
             try:
                 found = self._api.inspect_image(raw)
                 config = dict(self._api.inspect_image(original)["Config"])
                 config["Labels"] = {**(config.get("Labels") or {}), **labels}
                 archive = self._described_again(raw, config, reference) if self._is_containerd else _image_archive(found, config, reference)
-                for event in self._api.load_image(archive):
+                for event in self._patient_api.load_image(archive):
                     if "error" in event:
                         raise EngineError(f"{reference} cannot be made: {_one_line(event['error'])}", _NO_LAYERS)
                 return str(self._api.inspect_image(reference)["Id"])
             finally:
                 self._api.remove_image(raw, force=True)
+
+    def list_untagged(self, labels: Sequence[str]) -> dict[str, Mapping[str, str]]:
+        """Id → labels of the images without a tag that carry every one of `labels`, each NAME or NAME=VALUE."""
+        with self._translated("list images"):
+            found = self._api.images(filters={"label": list(labels), "dangling": True})
+        return {entry["Id"]: entry["Labels"] or {} for entry in found}
+
+    def remove_image(self, image: str) -> bool:
+        """Remove; one that is gone or still in use is no error, and not removed."""
+        return self._remove(f"remove the image {image}", functools.partial(self._api.remove_image, image))
 
     @functools.cached_property
     def _is_containerd(self) -> bool:
@@ -387,7 +403,7 @@ class DockerEngine:
     def _described_again(self, image: str, config: Mapping[str, Any], reference: str) -> bytes:
         """An archive for `docker load` of an image with another configuration (OCI Image Layout Specification)."""
         documents: dict[str, bytes] = {}
-        with tarfile.open(fileobj=_Chunks(self._api.get_image(image)), mode="r|") as tar:
+        with tarfile.open(fileobj=_Chunks(self._patient_api.get_image(image)), mode="r|") as tar:
             for entry in tar:
                 content = tar.extractfile(entry) if entry.isfile() and entry.size <= _DOCUMENT else None
                 documents[entry.name] = content.read() if content else b""
@@ -431,6 +447,14 @@ class DockerEngine:
 
     @functools.cached_property
     def _api(self) -> Any:  # docker-py's own types stop half-way
+        return self._connect(int(REQUEST_TIMEOUT))
+
+    @functools.cached_property
+    def _patient_api(self) -> Any:
+        """For what takes as long as a database is large, and of which the engine says nothing meanwhile."""
+        return self._connect(None)
+
+    def _connect(self, timeout: int | None) -> Any:
         import docker
         import docker.tls
 
@@ -446,7 +470,7 @@ class DockerEngine:
             return docker.APIClient(
                 base_url=open_ssh_socket(endpoint.host) if endpoint.host.startswith("ssh://") else endpoint.host,
                 version="auto",
-                timeout=int(REQUEST_TIMEOUT),
+                timeout=timeout,  # type: ignore[arg-type] # None: for ever, whatever its types say
                 tls=tls or False,
             )
 

@@ -9,43 +9,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from pipeline.config import Step
-from pipeline.databases.contract import DatabaseKind
+from pipeline.databases.contract import Contract, DatabaseKind
 from pipeline.databases.engine import Password
 from pipeline.databases.prepare import Program, Script
 from pipeline.errors import ConfigurationError
 from pipeline.reference import Reference, parse_reference
 
 FOLDER = "databases"  # below the namespace; what is baked of an image NAME lies in FOLDER/NAME
-RULES = "1"  # of the fingerprint and of how an image is baked; another number makes every baked image of before a stranger
+RULES = "2"  # of the fingerprint and of how an image is baked; another number makes every baked image of before a stranger
 
 FINGERPRINT = "pipeline.fingerprint"  # the labels of a baked image
 PROJECT = "pipeline.project"
 INPUTS = "pipeline.database.inputs"
 ACCOUNTS = "pipeline.database.accounts"
-"""Who can log in beside the application's user and the administrators: the accounts that the preparation made."""
+"""Who can log in beside the application's user and the administrators, as a list in JSON: a name may have blanks."""
 
 START_SCRIPT = "000-pipeline-passwords.sql"  # in the contract's folder of scripts that run at each start
+
+
+Rows = Callable[[str], Sequence[tuple[Any, ...]]]  # of a query
 
 
 @runtime_checkable
 class RotatingEngine(Protocol):
     """A kind of database whose accounts and passwords can be told and changed. One that cannot is not baked."""
 
-    @property
-    def accounts_query(self) -> str:
-        """A query of the administrator's: the names of all accounts, in the first column."""
+    def other_accounts(self, rows: Rows, user: str) -> set[str]:
+        """Who can log in beside the administrators and the application's `user`, whoever made them: image, preparation or database.
+
+        `rows` runs a query as the administrator, and raises StatementError.
+        """
 
     def password_script(self, service: str, user: str, passwords: Mapping[str, Password]) -> str:
         """A script for the image's own SQL program that gives these accounts these passwords, and stops at the first error.
 
         `passwords` is account → password: the administrator and whoever shares that password, the application's `user` as the
-        configuration writes it, and others as `accounts_query` names them.
+        configuration writes it, and others as `other_accounts` names them. The user's comes last: who can log in as the user is
+        taken to find all the others done.
         """
 
 
@@ -88,7 +94,7 @@ def make_fingerprint(
         "rules": RULES,
         "image": image_id,
         "engine": kind.contract.engine,
-        "contract": _digest(kind.contract.name, repr(kind.contract)),
+        "contract": _digest(json.dumps(_content_of(kind.contract), sort_keys=True)),
         "service": service,
         "user": user,
         "environment": _digest(json.dumps(kind.environment(user, service, files), sort_keys=True)),
@@ -102,6 +108,18 @@ def make_fingerprint(
         else:
             inputs[f"step {number}"] = _digest("program", next(of_programs), *step.command)
     return Fingerprint(_digest(json.dumps(inputs, sort_keys=True)), inputs)
+
+
+_MAKING = ("environment", "files", "password_files", "scripts", "data", "service", "port")
+
+
+def _content_of(contract: Contract) -> dict[str, object]:
+    """What of a contract makes a database what it is. Left out: what it is called, how long it is waited for, how much memory it gets,
+    and by what it is told that it has started or stopped well."""
+    import msgspec
+
+    content = msgspec.to_builtins(contract)
+    return {**{key: content[key] for key in _MAKING}, "bake.run": contract.bake.run if contract.bake else ()}
 
 
 def _list_files(source: Path) -> str:
@@ -131,9 +149,15 @@ def read_programs(root: Path, steps: Sequence[Step]) -> tuple[str, ...] | str:
 
 def baked_reference(registry: str, namespace: str, image: str, tag: str) -> Reference:
     """The name of what is baked of `image`. `registry`: HOST[:PORT][/PREFIX]."""
-    host, _, prefix = registry.partition("/")
+    host, path = baked_folder(registry, namespace)
     name = parse_reference(image).repository.rpartition("/")[2]
-    return Reference(host, "/".join(part for part in (prefix, namespace, FOLDER, name) if part), tag)
+    return Reference(host, f"{path}/{name}", tag)
+
+
+def baked_folder(registry: str, namespace: str) -> tuple[str, str]:
+    """The registry's host, and the path below which all baked images of a namespace lie."""
+    host, _, prefix = registry.partition("/")
+    return host, "/".join(part for part in (prefix, namespace, FOLDER) if part)
 
 
 def labels_of(fingerprint: Fingerprint, project: str, accounts: Sequence[str]) -> dict[str, str]:
@@ -142,7 +166,7 @@ def labels_of(fingerprint: Fingerprint, project: str, accounts: Sequence[str]) -
         PROJECT: project,
         FINGERPRINT: fingerprint.value,
         INPUTS: json.dumps(fingerprint.inputs, sort_keys=True),
-        ACCOUNTS: " ".join(accounts),
+        ACCOUNTS: json.dumps(list(accounts)),
     }
 
 
@@ -150,7 +174,7 @@ def read_baked(reference: str, labels: Mapping[str, str], fingerprint: Fingerpri
     """The baked image of that name, if it is what its name says."""
     if labels.get(FINGERPRINT) != fingerprint.value:
         return None
-    return Baked(reference, tuple(labels.get(ACCOUNTS, "").split()))
+    return Baked(reference, tuple(json.loads(labels.get(ACCOUNTS) or "[]")))
 
 
 def why_not(kind: DatabaseKind, volumes: Sequence[str], reads: Sequence[str] = (), mounts: Sequence[tuple[str, str]] = ()) -> str:

@@ -6,11 +6,12 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
+from pipeline.databases.bake import Rows
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, Statement
 from pipeline.databases.oracle_states import OracleStates, drop_original, make_original, watch
 from pipeline.databases.statements import split_script
-from pipeline.databases.states import Originals, Prepare, Server, Source, Sql
+from pipeline.databases.states import Originals, Prepare, Server, Source, Sql, StatementError
 
 # Listener and login errors by what waiting can do about them (measured with oracledb's thin mode against real listeners).
 _REFUSED = "ORA-01017"  # user or password; transient early on, for services answer before the passwords are set
@@ -18,6 +19,17 @@ _FINAL = ("ORA-28000", "ORA-28001")  # account locked; password expired
 _UNREACHABLE = "DPY-6005"  # the outermost error of all that happens before a server process answers
 _CLOSED = "DPY-4011"
 _NOT_OPEN = ("ORA-01033", "ORA-01034", "ORA-01089", "ORA-01090", "ORA-01109", "ORA-12547")  # starting, stopping, not open
+
+_NO_TABLE = "ORA-00942"
+
+# Who has a password that opens something, or would once an account of somebody's own is unlocked. Of Oracle's own accounts nearly
+# all are locked, or have no password, and are to stay so.
+_ACCOUNTS = (
+    "SELECT username FROM dba_users WHERE authentication_type = 'PASSWORD'"
+    " AND (oracle_maintained = 'N' OR account_status NOT LIKE '%LOCKED')"
+)
+_STANDINS_ACCOUNTS = "SELECT username FROM seerdb_auth.accounts"  # it has no dba_users, and its all_users lists schemas, too
+_COMMON = "C##"  # what the names of common accounts begin with, beside Oracle's own
 
 _PATIENCE = "ALTER SESSION SET DDL_LOCK_TIMEOUT = 30;"  # seconds; jobs of the database itself lock its dictionary early on
 
@@ -148,7 +160,14 @@ class Oracle:
     def open(self, address: Address, account: Account) -> Any:
         return self._driver.open(self.dsn(address), account.name, account.password.value)
 
-    accounts_query = "SELECT username FROM all_users"
+    def other_accounts(self, rows: Rows, user: str) -> set[str]:
+        try:
+            found = rows(_ACCOUNTS)
+        except StatementError as error:
+            if _NO_TABLE not in str(error):
+                raise
+            found = rows(_STANDINS_ACCOUNTS)
+        return {str(name) for (name,) in found} - {"SYS", self.administrator.upper(), user.upper()}
 
     activity: ClassVar[Mapping[str, str]] = {
         "Sessions": "SELECT s.sid, s.username, s.status, s.event, s.seconds_in_wait, s.blocking_session, q.sql_text"
@@ -159,19 +178,23 @@ class Oracle:
 
     def password_script(self, service: str, user: str, passwords: Mapping[str, Password]) -> str:
         """Common accounts are changed in the root container. SYS gets SYSTEM's password: the images give both the same one, too."""
-        common = passwords[self.administrator]
-        local = {name: password for name, password in passwords.items() if name != self.administrator}
+        administrators = passwords[self.administrator]
+        others = {name: password for name, password in passwords.items() if name not in (self.administrator, user)}
+        common = [name for name in others if name.upper().startswith(_COMMON)]
         return "\n".join(
             [
                 "WHENEVER SQLERROR EXIT FAILURE",
-                f"ALTER SESSION SET CONTAINER = {service};",
-                _PATIENCE,
-                # The user was made by its name without quotes; other names are those of the data dictionary.
-                *(_identify(name.upper() if name == user else name, password) for name, password in local.items()),
                 "ALTER SESSION SET CONTAINER = CDB$ROOT;",
                 _PATIENCE,
-                _identify("SYS", common),
-                _identify(self.administrator.upper(), common),
+                *(_identify(name, others[name]) for name in common),
+                _identify("SYS", administrators),
+                _identify(self.administrator.upper(), administrators),
+                # The stand-in takes the statement, but for the comment, as a new login, and SYSTEM's password has just changed.
+                f"ALTER SESSION SET CONTAINER = {service} /* from here on local accounts */;",
+                _PATIENCE,
+                *(_identify(name, password) for name, password in others.items() if name not in common),
+                # The user was made by its name without quotes; other names are those of the data dictionary.
+                *([_identify(user.upper(), passwords[user])] if user in passwords else ()),
                 "EXIT\n",
             ]
         )

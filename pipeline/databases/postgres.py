@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 from urllib.parse import quote
 
+from pipeline.databases.bake import Rows
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, ScriptError, Statement
 from pipeline.databases.postgres_states import PostgresStates, drop_database, make_template, quoted, watch
@@ -147,7 +148,9 @@ class Postgres:
     def open(self, address: Address, account: Account) -> Any:
         return self._driver.open(self.dsn(address), account.name, account.password.value)
 
-    accounts_query = "SELECT rolname FROM pg_roles WHERE rolcanlogin"
+    def other_accounts(self, rows: Rows, user: str) -> set[str]:
+        found = rows("SELECT rolname FROM pg_roles WHERE rolcanlogin")
+        return {str(name) for (name,) in found} - {self.administrator, user}
 
     activity: ClassVar[Mapping[str, str]] = {
         "Sessions": "SELECT pid, datname, usename, state, wait_event_type, wait_event, now() - state_change AS since,"
@@ -157,10 +160,11 @@ class Postgres:
         " FROM pg_locks l WHERE l.pid <> pg_backend_pid() ORDER BY l.pid, l.granted",
     }
 
-    def password_script(self, _service: str, _user: str, passwords: Mapping[str, Password]) -> str:
+    def password_script(self, _service: str, user: str, passwords: Mapping[str, Password]) -> str:
         """For psql. A statement that fails is not logged: it holds a password."""
         head = ["\\set ON_ERROR_STOP on", "SET log_min_error_statement = panic;"]
-        return "\n".join([*head, *(f"ALTER ROLE {quoted(name)} PASSWORD '{password.value}';" for name, password in passwords.items()), ""])
+        in_order = sorted(passwords.items(), key=lambda item: item[0] == user)
+        return "\n".join([*head, *(f"ALTER ROLE {quoted(name)} PASSWORD '{password.value}';" for name, password in in_order), ""])
 
     @property
     def error(self) -> type[Exception]:

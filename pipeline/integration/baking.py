@@ -27,19 +27,21 @@ from pipeline.databases.contract import DatabaseKind
 from pipeline.databases.engine import Connection, OpenEngine
 from pipeline.databases.prepare import run_steps
 from pipeline.databases.states import Sql, StatementError
-from pipeline.errors import BakeRefusedError, DatabaseNotReadyError
+from pipeline.errors import BakeRefusedError, DatabaseNotReadyError, PipelineError
 from pipeline.integration.address import address_variables, remove_address_files, write_address_files
 from pipeline.integration.bracket import RESULTS, Programs, Run
 from pipeline.integration.container_engine import ContainerEngine, Inspected
 from pipeline.integration.database import ALIVE, Database, DatabaseHost, new_password
 from pipeline.integration.guardian import guarded
 from pipeline.integration.interruption import Interruption
-from pipeline.integration.lease import FOLDER, STAY, look, without_end
-from pipeline.integration.results import Results
+from pipeline.integration.lease import FOLDER, STAY, look, renewing, without_end
+from pipeline.integration.results import FOLDER as RESULTS_FOLDER
+from pipeline.integration.results import LOG, Results
 from pipeline.reference import Reference
-from pipeline.sessions import Session
+from pipeline.sessions import PROJECT, SESSION, Labelled, Session
 
 ROTATION = "rotation.sql"  # in FOLDER, which is removed before the image is made
+BAKE = "bake"  # the folder below the project's state that has the log of the last bake
 PAUSE = 0.05  # seconds between two looks at what is waited for
 
 
@@ -55,6 +57,14 @@ class BakingEngine(ContainerEngine, Protocol):
     def changed_paths(self, container: str) -> list[str]: ...
 
     def commit_container(self, container: str, original: str, reference: str, labels: Mapping[str, str]) -> str: ...
+
+
+class Shelf(Protocol):
+    """What finding half-made images needs of a container engine."""
+
+    def list_containers(self, labels: Mapping[str, str]) -> Sequence[Labelled]: ...
+
+    def list_untagged(self, labels: Sequence[str]) -> Mapping[str, Mapping[str, str]]: ...
 
 
 @dataclass(frozen=True)
@@ -81,6 +91,13 @@ def find_baked(engine: BakingEngine, recipe: Recipe) -> Baked | None:
     return None if labels is None else read_baked(str(recipe.reference), labels, recipe.fingerprint)
 
 
+def find_half_made(engine: Shelf, project: str) -> list[str]:
+    """The ids of the images that a bake was killed over: of the project, without a tag, of a session that has no container any more."""
+    found = engine.list_untagged([f"{PROJECT}={project}", SESSION])
+    alive = {container.labels.get(SESSION) for container in engine.list_containers({PROJECT: project})}
+    return [image for image, labels in found.items() if labels[SESSION] not in alive]
+
+
 class Bakery:
     """Bakes databases of one kind on one container engine."""
 
@@ -94,23 +111,34 @@ class Bakery:
         """Make the image. Raises BakeRefusedError with why the database must not become one, and whatever starting one raises."""
         begun = time.monotonic()
         results = Results(run.root, run.state)
+
+        def keep_log(log: bytes) -> None:
+            """Not where a test run keeps its own."""
+            (run.state / BAKE).mkdir(parents=True, exist_ok=True)
+            (run.state / BAKE / LOG).write_bytes(log)
+
         with Interruption() as interruption, guarded(self._programs, session, run.state):
             host = DatabaseHost(self._engine, self._kind, interruption, self._say)
             try:
                 spec = replace(run.database, baked=None, fingerprint=recipe.fingerprint.value)
-                database = host.start(session, spec, (), lambda _database, _command: 0, results.keep_log)
+                database = host.start(session, spec, (), lambda _database, _command: 0, keep_log)
                 with interruption.allowed():
-                    accounts = self._prepare(run, database, results)
+                    with renewing(lambda: host.renew(session, session.lease), session.lease):
+                        accounts = self._prepare(run, database, results)
+                        self._replace_passwords(run, database, accounts)
+                        self._stop_cleanly(database)
                     image = self._make_image(run, database, recipe, accounts)
+            except PipelineError as error:
+                error.hint = error.hint.replace(f".pipeline/{RESULTS_FOLDER}/{LOG}", f".pipeline/{BAKE}/{LOG}")
+                raise
             finally:
                 remove_address_files(run.state, session.key)
-                host.stop(session, results.keep_log)
+                host.stop(session, keep_log)
         return Outcome(image, Baked(str(recipe.reference), accounts), time.monotonic() - begun)
 
     def _prepare(self, run: Run, database: Database, results: Results) -> tuple[str, ...]:
-        """Prepare; the accounts that this has made."""
+        """Prepare; who can log in then, beside those whom each database has."""
         self._wait_until_initialised(database, run.database.deadline)
-        before = self._accounts(database)
         address = address_variables(database, self._kind.engine)
         files = write_address_files(run.state, database.session.key, address)
         environment = {**os.environ, **address, **files, RESULTS: str(results.folder)}
@@ -119,16 +147,18 @@ class Bakery:
             return self._kind.connect(database.address, database.user if user == "app" else database.administrator)
 
         run_steps(run.steps, connect, lambda command: self._programs.run_program(command, run.root, environment, quiet=True), self._say)
-        return tuple(sorted(self._accounts(database) - before))
+        return tuple(sorted(self._other_accounts(database)))
 
-    def _make_image(self, run: Run, database: Database, recipe: Recipe, accounts: Sequence[str]) -> str:
-        self._replace_passwords(run, database, accounts)
+    def _stop_cleanly(self, database: Database) -> None:
         self._say("bake: stopping the database")
         stopped = self._stop(database)
         log = without_end(self._engine.read_log(database.container))
         reason = unclean(self._kind, stopped.exit_code, stopped.out_of_memory, log)
         if reason:
             raise BakeRefusedError(f"the database cannot be baked: {reason}", "Its whole log is in .pipeline/itest/database.log.")
+
+    def _make_image(self, run: Run, database: Database, recipe: Recipe, accounts: Sequence[str]) -> str:
+        """From here on nothing is written into the container any more; of its lease at least three quarters are left."""
         self._take_away(database)
         self._say(f"bake: making {recipe.reference}")
         labels = labels_of(recipe.fingerprint, recipe.project, accounts)
@@ -147,13 +177,13 @@ class Bakery:
             self._check_alive(database)
             time.sleep(PAUSE)
 
-    def _accounts(self, database: Database) -> set[str]:
-        engine, query = self._kind.engine, rotating(self._kind).accounts_query
+    def _other_accounts(self, database: Database) -> set[str]:
+        engine = self._kind.engine
         if not isinstance(engine, OpenEngine):
             raise BakeRefusedError(f"the database cannot be baked: '{self._kind.contract.engine}' does not say what accounts there are")
         with closing(Sql(engine.open(database.address, database.administrator), Exception)) as sql:
             try:
-                return {str(row[0]) for row in sql.rows(query)}
+                return rotating(self._kind).other_accounts(sql.rows, database.user.name)
             except StatementError as error:
                 raise BakeRefusedError(f"the database cannot be baked: its accounts are not known: {error}") from error
 

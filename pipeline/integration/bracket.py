@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,15 +30,13 @@ from pipeline.integration.database import ALIVE, ROLE, Database, DatabaseHost, D
 from pipeline.integration.diagnosis import ACTIVITY, ask_activity
 from pipeline.integration.guardian import Companion, Companions, guarded
 from pipeline.integration.interruption import Interruption
-from pipeline.integration.lease import look
+from pipeline.integration.lease import look, renewing
 from pipeline.integration.results import FAILURE_LOG, Counts, Results
 from pipeline.integration.warm import WarmDatabases
 from pipeline.integration.workers import Workers, containers_of, role_of, states_of
 from pipeline.reference import parse_reference
 from pipeline.sessions import CHECKOUT, PROJECT, SESSION, Session, sweep
 
-RENEWALS = 4  # within the time of a lease: some of them may fail
-RENEWAL_PATIENCE = 5.0  # seconds for one that is under way when the tests end
 RESULTS = "PIPELINE_RESULTS"  # the variable that tells the tests where they may write reports
 
 
@@ -113,8 +110,19 @@ def read_mounts(config: Config) -> tuple[tuple[str, str], ...]:
             continue
         real = (config.root / Path(source).expanduser()).resolve()
         check.holds(real.exists(), place, f"there is no {real}", "It is relative to pipeline.yaml.")
+        held = real.is_socket() or any(socket.is_relative_to(real) for socket in _engine_sockets())
+        check.holds(not held, place, f"{real} is or holds a socket", "Who has the engine's socket has this machine: no container gets it.")
         found.append((str(real), path))
     return tuple(found)
+
+
+def _engine_sockets() -> list[Path]:
+    """Where the socket of a container engine on this machine may be."""
+    host, own = os.environ.get("DOCKER_HOST", ""), os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{os.getuid()}"
+    found = [Path("/var/run/docker.sock"), Path("/run/docker.sock")]
+    found += [path for path in (Path(own, "docker.sock"), Path.home() / ".docker/run/docker.sock") if path.is_socket()]
+    found += [Path(host.removeprefix("unix://"))] if host.startswith("unix://") else []
+    return [path.resolve() for path in found]
 
 
 _VOLUME = re.compile("[A-Za-z0-9][A-Za-z0-9_.-]+")
@@ -380,25 +388,17 @@ class Bracket:
 
     @contextlib.contextmanager
     def _renewing(self, database: Database, workers: Workers, interruption: Interruption) -> Iterator[None]:
-        """Renew the lease, now and while in here: tests may take longer than it lasts."""
-        host, session, over = self._host(interruption), database.session, threading.Event()
+        """Renew the leases of the database and of the workers' containers while in here: tests may take longer than they last."""
+        host, session = self._host(interruption), database.session
 
-        def renew_again() -> None:
-            while not over.wait(session.lease / RENEWALS):
-                with contextlib.suppress(PipelineError):  # the database may be gone, which the tests will notice
-                    host.renew(session, session.lease)
-                for number in range(1, len(workers.states) + 1 if workers.containers else 1):
-                    with contextlib.suppress(PipelineError):
-                        host.renew(workers.containers or session, session.lease, role_of(number))
+        def renew() -> None:
+            for number in range(1, len(workers.states) + 1 if workers.containers else 1):
+                with contextlib.suppress(PipelineError):  # it may be gone, which its tests will notice
+                    host.renew(workers.containers or session, session.lease, role_of(number))
+            host.renew(session, session.lease)
 
-        host.renew(session, session.lease)
-        thread = threading.Thread(target=renew_again, daemon=True)
-        thread.start()
-        try:
+        with renewing(renew, session.lease):
             yield
-        finally:
-            over.set()
-            thread.join(RENEWAL_PATIENCE)
 
     def _sweep(self, state: Path, session: Session) -> None:
         """Remove what outlived its lease, and the addresses of this checkout's sessions among it."""

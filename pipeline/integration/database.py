@@ -6,11 +6,13 @@ The passwords are put into the created container before it starts. They are in n
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import string
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from pipeline import sessions
 from pipeline.databases.bake import START_SCRIPT, Baked, rotating
@@ -31,7 +33,7 @@ from pipeline.errors import (
 from pipeline.integration.container_engine import ContainerEngine, Inspected
 from pipeline.integration.interruption import Interruption
 from pipeline.integration.lease import FOLDER as FILES
-from pipeline.integration.lease import LAUNCHER, PREPARED, find_end, lease_files, look, renewal, without_end
+from pipeline.integration.lease import LAUNCHER, PREPARED, find_end, lease_files, look, renewal, renewing, without_end
 from pipeline.integration.room import asked, check_room
 from pipeline.sessions import Session
 
@@ -142,7 +144,8 @@ class DatabaseHost:
                     verb = "ready" if made else "found"
                     self._say(f"database: {verb} after {database.ready_seconds:.1f} s at {database.dsn}: {database.description}")
                     if made:
-                        self._prepare(database, () if database.baked else steps, run_program)
+                        with renewing(partial(self._renew, container, session.lease), session.lease):
+                            self._prepare(database, () if database.baked else steps, run_program)
                     elif not self._wait_until_prepared(database, spec.deadline):
                         self._say(f"the start of session {session.key} was abandoned half-way: starting again")
                         self._engine.remove_container(container)
@@ -236,6 +239,10 @@ class DatabaseHost:
         if container is not None:
             self._keep_log(container.id, None, keep_log)
         return sessions.end_session(self._engine, session)
+
+    def _renew(self, container: str, seconds: float) -> None:
+        with contextlib.suppress(EngineError):  # it may have ended, which whoever works with it will notice
+            self._engine.write_files(container, FILES, renewal(seconds))
 
     def _check_reachable(self, spec: DatabaseSpec) -> None:
         if not self._engine.is_local and spec.bind in _OWN_ADDRESS:

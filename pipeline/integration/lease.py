@@ -6,19 +6,25 @@ goes on until its lease is over, so that it can be read how it ended; `look` say
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import PipelineError
 from pipeline.integration.container_engine import ContainerEngine, Inspected
 
 FOLDER = "/run/pipeline"  # in the container; part of its own file system, for a tmpfs would be mounted over it at the start
 PREPARED = ".prepared"  # the file there that says that preparation is done; its start has ended well, whatever becomes of its process
 LAUNCHER = ("/bin/sh", f"{FOLDER}/lease.sh")
 STAY = "USR1"  # this signal ends the program in the orderly way, and the container stays
+
+RENEWALS = 4  # within the time of a lease: some of them may fail
+RENEWAL_PATIENCE = 5.0  # seconds for one that is under way when what it is for has ended
 
 _END = re.compile(rb"\n?^pipeline\.lease: ended with exit code ([0-9]+), out of memory ([0-9]+)\n?", re.MULTILINE)
 _LAST_LINES = 10  # of the log, among which the end is looked for: what the program said last may be written after it
@@ -54,6 +60,29 @@ def lease_files(seconds: float) -> dict[str, bytes]:
 def renewal(seconds: float) -> dict[str, bytes]:
     """What is to be written into FOLDER so that the container lives for `seconds` from now on."""
     return {".lease": f"{secrets.token_hex(8)} {math.ceil(seconds)} seconds\n".encode()}
+
+
+@contextlib.contextmanager
+def renewing(renew: Callable[[], None], lease: float) -> Iterator[None]:
+    """Call `renew` now, and again and again while in here: what is done may take longer than `lease` seconds.
+
+    Only that the first call fails is an error: what the lease is of may go meanwhile, and whoever works with it will notice.
+    """
+    over = threading.Event()
+
+    def renew_again() -> None:
+        while not over.wait(lease / RENEWALS):
+            with contextlib.suppress(PipelineError):
+                renew()
+
+    renew()
+    thread = threading.Thread(target=renew_again, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(RENEWAL_PATIENCE)
 
 
 def look(engine: ContainerEngine, container: str) -> Inspected | None:

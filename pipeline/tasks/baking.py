@@ -59,7 +59,7 @@ class BakedDatabases:
         fingerprint = make_fingerprint(self.kind, image, spec.service, spec.user, run.steps, reads, spec.mounts)
         tag = content_tag(fingerprint.value)
         reference = baked_reference(self.config.registry, self.config.namespace, spec.image, tag)
-        return Recipe(reference, fingerprint, self.config.namespace)
+        return Recipe(reference, fingerprint, self.config.project)
 
     def bake(self, run: Run, session: Session) -> tuple[Recipe, Outcome | None]:
         """Bake what `run` describes, unless it is there; None where it was. Raises BakeRefusedError with why it cannot be."""
@@ -111,15 +111,20 @@ class BakedDatabases:
             self.engine.pull_image(run.database.image)
 
     def _pull(self, reference: Reference) -> bool:
-        """Get a published image; False where there is none, or where the registry does not answer, which is said."""
+        """Get a published image; False where there is none, which is said.
+
+        Raises RegistryUnreachableError, RegistryRefusedError and ImageUnavailableError: who shares baked databases through a registry
+        is not to wait for one of its own without being told.
+        """
         from pipeline.adapters.docker_context import engine_endpoint
         from pipeline.adapters.docker_images import DockerImages
         from pipeline.tasks.shelf import pull_reference
 
         try:
-            if not self._digest(pull_reference(self.config, reference)):
-                return False
             source = pull_reference(self.config, reference)
+            if not self._digest(source):
+                self.say(f"database: none is published as {source}")
+                return False
             images = DockerImages(engine_endpoint())
             try:
                 self.say(f"pulling {source}")
@@ -128,8 +133,9 @@ class BakedDatabases:
             finally:
                 images.close()
         except (RegistryUnreachableError, RegistryRefusedError, ImageUnavailableError) as error:
-            self.say(f"warning: {error.message}; the database is prepared anew")
-            return False
+            hint = "To go on without the registry's baked databases, set `itest.bake` to local."
+            error.hint = f"{error.hint} {hint}".strip()
+            raise
         return True
 
     def _digest(self, reference: Reference) -> str:

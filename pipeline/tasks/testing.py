@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -55,9 +54,11 @@ class TestBench:
         name = image or self.config.itest.image
         run = check_run(self.config, name, self.kind, processes, tests)  # a mistake is worth knowing before minutes of building
         run = replace(run, database=replace(run.database, image=provide_image(self.config, name, say)))
-        with contextlib.suppress(EngineError):  # the start will meet it, and write it down where people look
+        try:
             return self.baked.take(run) if baked else run
-        return run
+        except EngineError as error:  # where the engine is gone, the start will meet it, too, and write it down where people look
+            say(f"warning: {error.message}; no baked database is looked for")
+            return run
 
     def check_run(self) -> Run:
         """Check everything but the test command; the database that runs already has its image."""

@@ -8,18 +8,25 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import docker
 import pytest
 
+from pipeline.adapters import processes
 from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.databases.bake import ACCOUNTS, FINGERPRINT, INPUTS, PROJECT, Baked
 from pipeline.databases.engine import Account, Address, Answer, Password
+from pipeline.databases.prepare import Program
+from pipeline.errors import EngineError, RegistryUnreachableError
+from pipeline.integration.baking import Bakery as Baking
+from pipeline.integration.baking import find_half_made
+from pipeline.integration.bracket import Bracket
 from pipeline.plugins import ORACLE
-from pipeline.sessions import ROLE, SESSION
+from pipeline.sessions import ROLE, SESSION, end_session
 from pipeline.tasks.testing import open_bench
 from tests.engine.checkouts import PASSING, SCHEMA, TASKS, Checkout, wait_until
 from tests.engine.conftest import TEST_LABEL, RegistryContainer, own_image, remove_images
@@ -27,9 +34,10 @@ from tests.engine.conftest import TEST_LABEL, RegistryContainer, own_image, remo
 KEEP_PASSWORD = """
 import json, os, sys
 with open("seen.json", "w") as file:
-    json.dump({name: os.environ[name] for name in ("DB_USER", "DB_PASSWORD")}, file)
+    json.dump({name: os.environ[name] for name in ("DB_USER", "DB_PASSWORD", "DB_ADMIN_PASSWORD")}, file)
 """
 OTHER = 'CREATE USER other IDENTIFIED BY "Scripted1";\nGRANT CREATE SESSION TO other;\n'
+IMAGES_OWN = 'CREATE USER pdbadmin IDENTIFIED BY "Image1";\nCREATE USER c##all IDENTIFIED BY "Image2";\n'
 
 
 @dataclass
@@ -61,6 +69,17 @@ def configure(root: Path, project: str, registry: str, namespace: str, image: st
     (root / "sql/02.sql").write_text(OTHER)
     (root / "keep.py").write_text(KEEP_PASSWORD)
     (root / "tests.py").write_text(PASSING)
+
+
+@pytest.fixture(scope="module")
+def standin_image(standin_image: str, engine: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The stand-in with accounts that the image itself makes, as a real one does."""
+    folder, name = tmp_path_factory.mktemp("image"), f"pipeline-test/standin:{uuid.uuid4().hex[:10]}"
+    (folder / "own.sql").write_text(IMAGES_OWN)
+    (folder / "Dockerfile").write_text(f"FROM {standin_image}\nCOPY own.sql /container-entrypoint-initdb.d/own.sql\n")
+    subprocess.run(["docker", "build", "--quiet", "--tag", name, folder], check=True, capture_output=True)
+    yield name
+    engine.images.remove(name, force=True)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +118,7 @@ def test_it_is_the_original_image_with_a_database_in_it(bakery: Bakery, standin_
     assert baked["RootFS"]["Layers"][:-1] == original["RootFS"]["Layers"]
     ours = {PROJECT, FINGERPRINT, INPUTS, ACCOUNTS}
     assert {name: value for name, value in labels.items() if name not in ours} == {n: v for n, v in expected.items() if n not in ours}
-    assert labels[ACCOUNTS] == "OTHER"
+    assert json.loads(labels[ACCOUNTS]) == ["C##ALL", "OTHER", "PDBADMIN"]
     assert SESSION not in labels
     assert ROLE not in labels
 
@@ -133,7 +152,13 @@ def test_the_password_of_the_bake_opens_nothing(bakery: Bakery, same: Checkout, 
     assert log_in(started["port"], user, new[user]).ready
     assert log_in(started["port"], "system", new["system"]).ready
     assert log_in(started["port"], user, password).refused
-    assert log_in(started["port"], "other", "Scripted1").refused
+    system = Account("system", Password(new["system"]))
+    with closing(ORACLE.open(Address("127.0.0.1", started["port"], "FREEPDB1"), system)) as connection, connection.cursor() as cursor:
+        there = {name for (name,) in cursor.execute("SELECT username FROM seerdb_auth.accounts")}
+    administrators = dict.fromkeys(("SYS", "SYSTEM"), bakery.passwords["DB_ADMIN_PASSWORD"])
+    known = {user.upper(): password, **administrators, "OTHER": "Scripted1", "PDBADMIN": "Image1", "C##ALL": "Image2"}
+    assert there == set(known)
+    assert [name for name in known if not log_in(started["port"], name, known[name]).refused] == []
     inspected = json.dumps(engine.containers.get(container).attrs)
     assert not any(value in inspected for value in new.values())
 
@@ -156,6 +181,10 @@ def test_baking_again_finds_it(bakery: Bakery, same: Checkout) -> None:
     assert (document["reference"], document["made"]) == (bakery.reference, False)
 
 
+def unreachable(*_: object) -> list[str]:
+    raise RegistryUnreachableError("the registry does not answer", "Start it.")
+
+
 @pytest.mark.parametrize("what", ["never", "another script"])
 def test_without_a_hit_the_database_is_prepared(
     bakery: Bakery, same: Checkout, standin_image: str, what: str, monkeypatch: pytest.MonkeyPatch
@@ -175,7 +204,13 @@ def test_without_a_hit_the_database_is_prepared(
 
 
 def test_a_published_one_is_taken_where_the_configuration_says_so(
-    bakery: Bakery, same: Checkout, standin_image: str, tiny_image: str, engine: docker.DockerClient, monkeypatch: pytest.MonkeyPatch
+    bakery: Bakery,
+    same: Checkout,
+    standin_image: str,
+    tiny_image: str,
+    engine: docker.DockerClient,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A small image stands for the baked one here, under its name and with its labels: what is pushed and pulled is any image."""
     namespace = f"{bakery.namespace}/small"
@@ -184,10 +219,11 @@ def test_a_published_one_is_taken_where_the_configuration_says_so(
     bench = open_bench()
     run = bench.prepare_run(tests=False)
     assert run.database.baked is None
+    assert "none is published as" in capsys.readouterr().err
     recipe = bench.baked.recipe(run)
     assert not isinstance(recipe, str)
     name = str(recipe.reference)
-    label = f"LABEL {FINGERPRINT}={recipe.fingerprint.value} {ACCOUNTS}='A B'"
+    label = f'LABEL {FINGERPRINT}={recipe.fingerprint.value} {ACCOUNTS}=\'["A", "B C"]\''
     subprocess.run(
         ["docker", "build", "--quiet", "--tag", name, "-"], input=f"FROM {tiny_image}\n{label}\n".encode(), check=True, capture_output=True
     )
@@ -196,13 +232,61 @@ def test_a_published_one_is_taken_where_the_configuration_says_so(
     assert bench.baked.push(recipe.reference) == (digest, False)
     engine.images.remove(name, force=True)
     try:
-        assert bench.prepare_run(tests=False).database.baked == Baked(name, ("A", "B"))
+        with monkeypatch.context() as broken:
+            broken.setattr("pipeline.adapters.registry.Registry.digests", unreachable)
+            with pytest.raises(RegistryUnreachableError) as caught:
+                bench.prepare_run(tests=False)
+        assert "`itest.bake` to local" in caught.value.hint
+        assert bench.prepare_run(tests=False).database.baked == Baked(name, ("A", "B C"))
         assert engine.images.get(name)
         configure(same.root, same.project, bakery.registry, namespace, standin_image, "bake: local")
         engine.images.remove(name, force=True)
         assert open_bench().prepare_run(tests=False).database.baked is None
     finally:
         subprocess.run(["docker", "rmi", "--force", name], check=False, capture_output=True)
+
+
+class Patient:
+    """The programs as they are; only that of the preparation lasts until `until` returns."""
+
+    def __init__(self, until: Callable[[], object]) -> None:
+        self.until = until
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(processes, name)
+
+    def run_program(self, *_: object, **__: object) -> int:
+        self.until()
+        return 0
+
+
+@pytest.mark.parametrize("what", ["start", "bake"])
+def test_the_lease_is_renewed_while_preparing(same: Checkout, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A preparation that outlasts its lease: it ends once the lease has been renewed twice."""
+    monkeypatch.chdir(same.root)
+    bench = open_bench()
+    run = bench.prepare_run(tests=False, baked=False)
+    session = replace(bench.new_session(), lease=8)
+    seen: list[bytes] = []
+
+    def renewed_twice() -> bool:
+        now = same.engine.read_file(session.name_of("database"), "/run/pipeline/.lease")
+        assert now, "its lease was over"
+        seen.extend([now] if now not in seen else [])
+        return len(seen) > 2
+
+    programs: Any = Patient(lambda: wait_until(renewed_twice, "the lease is renewed"))
+    run = replace(run, steps=tuple(step for step in run.steps if isinstance(step, Program)))
+    try:
+        if what == "start":
+            assert Bracket(same.engine, bench.kind, programs, lambda _line: None).start(run, session).made
+            return
+        recipe = bench.baked.recipe(run)
+        assert not isinstance(recipe, str)
+        recipe = replace(recipe, reference=recipe.reference.with_tag("renewed"))  # found by nobody, removed with the others
+        assert Baking(same.engine, bench.kind, programs, lambda _line: None).bake(run, session, recipe).image
+    finally:
+        end_session(same.engine, session)
 
 
 def test_an_unclean_stop_makes_no_image(bakery: Bakery, same: Checkout, standin_image: str, engine: docker.DockerClient) -> None:
@@ -216,7 +300,9 @@ def test_an_unclean_stop_makes_no_image(bakery: Bakery, same: Checkout, standin_
         assert "it was not shut down cleanly: it ended with exit code 3" in ended.err
         assert engine.images.list(name=f"{bakery.registry}/{bakery.namespace}/databases/unclean") == []
         same.assert_nothing_left()
-        assert b"READY TO USE" in (same.results / "database.log").read_bytes()
+        assert b"READY TO USE" in (same.root / ".pipeline/bake/database.log").read_bytes()
+        assert ".pipeline/bake/database.log" in ended.err
+        assert not (same.results / "database.log").exists()
     finally:
         subprocess.run(["docker", "rmi", "--force", name], check=False, capture_output=True)
 
@@ -314,6 +400,43 @@ def test_postgresql_is_baked_in_the_same_way(make_checkout: Callable[[], Checkou
         checkout.assert_nothing_left()
     finally:
         remove_images(engine, f"{bakery.registry}/{bakery.namespace}/databases/postgres")
+
+
+@pytest.mark.both_stores
+def test_what_a_killed_bake_left_is_found_and_taken_away(
+    engine: docker.DockerClient, tiny_image: str, make_checkout: Callable[[], Checkout], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is killed after the commit: what it would have taken away itself stays."""
+    checkout, docker_engine, name = make_checkout(), DockerEngine(), f"localhost:5000/test-{uuid.uuid4().hex[:8]}/databases/tiny:content-1"
+    configure(checkout.root, checkout.project, "localhost:5000", name.split("/")[1], tiny_image)
+    labels = {PROJECT: checkout.project, SESSION: "killed", TEST_LABEL: "bake"}
+    container = engine.api.create_container(tiny_image, command=["none"], labels=labels)["Id"]
+    try:
+        monkeypatch.setattr(docker_engine._patient_api, "load_image", lambda _archive: iter([{"error": "killed"}]))
+        monkeypatch.setattr(docker_engine._api, "remove_image", lambda _image, force=False: None)
+        with pytest.raises(EngineError, match="killed"):
+            docker_engine.commit_container(container, tiny_image, name, {PROJECT: checkout.project})
+        monkeypatch.undo()
+        (left,) = docker_engine.list_untagged([f"{PROJECT}={checkout.project}"])
+        subprocess.run(
+            ["docker", "build", "--quiet", "--tag", name, "-"],
+            input=f"FROM {tiny_image}\nLABEL {PROJECT}={checkout.project}\n".encode(),
+            check=True,
+            capture_output=True,
+        )
+        assert find_half_made(docker_engine, checkout.project) == []  # its container is there: it may be baking
+        docker_engine.remove_container(container)
+        assert find_half_made(docker_engine, checkout.project) == [left]
+        ended = checkout.invoke("clean", "--images")
+        assert ended.code == 0, ended.err
+        assert f"removed the image {left}, of a bake that was killed" in ended.err
+        assert f"removed the image {name}" in ended.err
+        assert docker_engine.find_image(left) is None
+        assert docker_engine.find_image(name) is None
+    finally:
+        docker_engine.remove_container(container)
+        for image in (name, *docker_engine.list_untagged([f"{PROJECT}={checkout.project}"])):
+            subprocess.run(["docker", "rmi", "--force", image], check=False, capture_output=True)
 
 
 @pytest.mark.both_stores

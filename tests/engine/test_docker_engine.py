@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import docker
@@ -14,7 +18,7 @@ from pipeline.adapters.docker_context import Endpoint
 from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.adapters.docker_images import DockerImages
 from pipeline.errors import EngineError, ImageUnavailableError, MissingRequirementError
-from tests.engine.conftest import RegistryContainer
+from tests.engine.conftest import TEST_LABEL, RegistryContainer
 
 # Stands for ssh: notes what it was asked for, and does on this machine what it would have done on the other one.
 SSH = """#!/bin/sh
@@ -51,6 +55,71 @@ def test_pulls_by_tag_by_digest_and_latest_only(pushed: str, registry: RegistryC
     digest = f"{pushed}@{registry.digest(pushed.removeprefix(registry.host + '/') + ':one')}"
     adapter.pull_image(digest)
     assert adapter.find_image(digest) == found
+
+
+def test_what_a_launched_program_says_is_kept_whole_whatever_the_engines_defaults(
+    engine: docker.DockerClient, tiny_image: str, standin_image: str
+) -> None:
+    adapter = DockerEngine()
+    made = []
+    for image, launcher in ((standin_image, ()), (tiny_image, ("/bin/sh",))):
+        name = f"test-{uuid.uuid4().hex[:8]}"
+        labels = {TEST_LABEL: "docker-engine"}
+        made.append(adapter.create_container(name=name, image=image, labels=labels, environment={}, publish=1, launcher=launcher))
+    try:
+        plain, launched = (engine.containers.get(str(container)).attrs["HostConfig"]["LogConfig"] for container in made)
+        assert launched["Type"] == "json-file"
+        assert launched["Config"]["max-size"] == "1000000g"
+        assert "max-size" not in plain["Config"]  # a server that runs for months may be limited
+        adapter.start_container(str(made[1]))
+    finally:
+        for container in made:
+            adapter.remove_container(str(container))
+
+
+class SlowEngine(BaseHTTPRequestHandler):
+    """An engine that takes longer over large things than over others, or that goes while it does."""
+
+    dies = False
+
+    def do_GET(self) -> None:
+        self._answer(200, {"ApiVersion": "1.41"})
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if self.dies:
+            self.close_connection = True
+            return
+        time.sleep(1.5)  # longer than the test lets an ordinary answer take
+        self._answer(500, {"message": "it was slow, but it answered"})
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, status: int, document: dict[str, str]) -> None:
+        content = json.dumps(document).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.mark.parametrize(("dies", "said"), [(False, "it was slow, but it answered"), (True, "does not answer|closed connection")])
+def test_a_large_thing_may_take_its_time_but_an_engine_that_goes_is_an_error(
+    dies: bool, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.adapters.docker_engine.REQUEST_TIMEOUT", 1)
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Slow", (SlowEngine,), {"dies": dies})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        adapter = DockerEngine(Endpoint(f"tcp://127.0.0.1:{server.server_address[1]}"))
+        with pytest.raises(EngineError, match=said):
+            adapter.commit_container("database", "original", "x:y", {})
+        with pytest.raises((EngineError, ImageUnavailableError), match=said):
+            adapter.pull_image("x:y")
+        with pytest.raises(EngineError, match="does not answer"):
+            adapter.start_container("small")
+        server.shutdown()
 
 
 @pytest.mark.parametrize("tag", [":two", "-other:one", f"@sha256:{'0' * 64}"])

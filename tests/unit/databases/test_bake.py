@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -24,9 +26,10 @@ from pipeline.databases.bake import (
     unclean,
     why_not,
 )
-from pipeline.databases.contract import DatabaseKind, load_kind
+from pipeline.databases.contract import DatabaseKind, Limits, PasswordFiles, Scripts, Service, Stop, load_kind
 from pipeline.databases.engine import Password, Statement
 from pipeline.databases.prepare import Program, Script
+from pipeline.databases.states import StatementError
 from pipeline.errors import ConfigurationError
 
 IMAGE = "sha256:" + "a" * 64
@@ -95,6 +98,31 @@ def test_another_contract_is_another_database(kind: DatabaseKind) -> None:
     assert fingerprint_of(other).differences(fingerprint_of(kind).inputs) == ["contract", "environment"]
 
 
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        ({"name": "x", "description": "x", "ready_line": "x", "deadline": 1.0}, False),
+        ({"stop": Stop(1.0), "limits": Limits("1g", "1g", 99)}, False),
+        ({"bake": ("stopped", ("x",))}, False),
+        ({"bake": ("exit_codes", (7,))}, False),
+        ({"bake": ("run", ("x",))}, True),
+        ({"files": {"/x": "y"}}, True),
+        ({"data": "/x"}, True),
+        ({"port": 1}, True),
+        ({"scripts": Scripts(start="/x")}, True),
+        ({"service": Service("X")}, True),
+        ({"password_files": PasswordFiles("/x")}, True),
+    ],
+)
+def test_of_a_contract_counts_what_is_in_the_database(kind: DatabaseKind, change: dict[str, Any], counts: bool) -> None:
+    if "bake" in change:
+        assert kind.contract.bake
+        key, value = change["bake"]
+        change = {"bake": msgspec.structs.replace(kind.contract.bake, **{key: value})}
+    other = replace(kind, contract=msgspec.structs.replace(kind.contract, **change))
+    assert fingerprint_of(other).differences(fingerprint_of(kind).inputs) == (["contract"] if counts else [])
+
+
 def test_what_a_program_reads_counts_by_name_and_content(tmp_path: Path) -> None:
     (tmp_path / "db").mkdir()
     (tmp_path / "db/V1.sql").write_text("a")
@@ -160,10 +188,10 @@ def test_it_is_named_like_the_image_below_the_projects_namespace(registry: str, 
 
 def test_an_image_is_known_by_its_whole_fingerprint(kind: DatabaseKind) -> None:
     fingerprint = fingerprint_of(kind)
-    labels = labels_of(fingerprint, "shop", ["A", "B"])
+    labels = labels_of(fingerprint, "shop", ["A", "B C"])
     found = read_baked("x:y", labels, fingerprint)
     assert found is not None
-    assert found.accounts == ("A", "B")
+    assert found.accounts == ("A", "B C")
     other = fingerprint_of(kind, user="other")
     assert read_baked("x:y", labels, other) is None
     assert json.loads(labels["pipeline.database.inputs"])["user"] == "app"
@@ -171,14 +199,44 @@ def test_an_image_is_known_by_its_whole_fingerprint(kind: DatabaseKind) -> None:
 
 
 def test_oracles_script_changes_common_accounts_in_the_root(kind: DatabaseKind) -> None:
-    passwords = {"system": Password("Sys1"), "app": Password("App1"), "Odd": Password("Odd1")}
+    passwords = {"system": Password("Sys1"), "app": Password("App1"), "C##ALL": Password("All1"), "Odd": Password("Odd1")}
     lines = rotating(kind).password_script("XEPDB1", "app", passwords).splitlines()
     assert lines[0] == "WHENEVER SQLERROR EXIT FAILURE"
-    root = lines.index("ALTER SESSION SET CONTAINER = CDB$ROOT;")
-    assert lines.index("ALTER SESSION SET CONTAINER = XEPDB1;") < lines.index('ALTER USER "APP" IDENTIFIED BY "App1";') < root
-    assert lines.index('ALTER USER "Odd" IDENTIFIED BY "Odd1";') < root
-    assert root < lines.index('ALTER USER "SYS" IDENTIFIED BY "Sys1";')
-    assert root < lines.index('ALTER USER "SYSTEM" IDENTIFIED BY "Sys1";')
+    changed = [line for line in lines if line.startswith(("ALTER USER", "ALTER SESSION SET CONTAINER"))]
+    assert [line.split(" /*")[0].rstrip(";") for line in changed] == [
+        "ALTER SESSION SET CONTAINER = CDB$ROOT",
+        'ALTER USER "C##ALL" IDENTIFIED BY "All1"',
+        'ALTER USER "SYS" IDENTIFIED BY "Sys1"',
+        'ALTER USER "SYSTEM" IDENTIFIED BY "Sys1"',
+        "ALTER SESSION SET CONTAINER = XEPDB1",
+        'ALTER USER "Odd" IDENTIFIED BY "Odd1"',
+        'ALTER USER "APP" IDENTIFIED BY "App1"',  # last: whoever can log in as the user takes all for done
+    ]
+
+
+def test_the_users_password_is_the_last_that_postgresql_changes() -> None:
+    passwords = {"postgres": Password("P1"), "app": Password("A1"), "other": Password("O1")}
+    lines = rotating(load_kind("postgres", "postgres")).password_script("app", "app", passwords).splitlines()
+    assert [line.split()[2] for line in lines if line.startswith("ALTER ROLE")] == ['"postgres"', '"other"', '"app"']
+
+
+def test_the_images_own_accounts_are_among_those_to_change(kind: DatabaseKind) -> None:
+    def rows(query: str) -> list[tuple[str]]:
+        assert "dba_users" in query
+        return [("SYS",), ("SYSTEM",), ("PDBADMIN",), ("C##ALL",), ("Odd one",), ("APP",)]
+
+    assert rotating(kind).other_accounts(rows, "app") == {"PDBADMIN", "C##ALL", "Odd one"}
+
+
+def test_only_where_there_is_no_dba_users_the_stand_ins_accounts_are_asked_for(kind: DatabaseKind) -> None:
+    def rows(error: str, query: str) -> list[tuple[str]]:
+        if "dba_users" in query:
+            raise StatementError(error)
+        return [("SYS",), ("SYSTEM",), ("APP",), ("OTHER",)]
+
+    assert rotating(kind).other_accounts(partial(rows, "ORA-00942: no such table"), "app") == {"OTHER"}
+    with pytest.raises(StatementError):
+        rotating(kind).other_accounts(partial(rows, "ORA-01031: insufficient privileges"), "app")
 
 
 def test_an_engine_that_cannot_replace_passwords_says_so(kind: DatabaseKind) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,21 @@ def test_a_run_holds_the_commands_as_written(tmp_path: Path) -> None:
 def test_mistakes_name_file_line_and_key(tmp_path: Path, lines: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         check(tmp_path, *lines)
+
+
+@pytest.mark.parametrize("source", ["/var/run", "/run", "/", "./own", "./own/other.sock", "./link"])
+def test_no_container_gets_the_engines_socket(tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("/run")
+    monkeypatch.chdir(tmp_path)  # the path of a socket must be short
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind("own/other.sock")
+        monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/own/engine.sock")
+        named = rf"pipeline.yaml:6: 'itest.mounts.{re.escape(source)}': .* is or holds a socket"
+        with pytest.raises(ConfigurationError, match=named):
+            check(tmp_path, "run: [sh]", "mounts:", f'  "{source}": /x')
+        assert check(tmp_path, "run: [sh]", "mounts: {./data: /x}").database.mounts == ((str(tmp_path / "data"), "/x"),)
 
 
 def test_the_nearest_valid_name_is_suggested(tmp_path: Path) -> None:

@@ -7,17 +7,40 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from pipeline.errors import EngineError
 from pipeline.integration import lease
-from pipeline.integration.lease import End, find_end, lease_files, renewal, without_end
+from pipeline.integration.lease import End, find_end, lease_files, renewal, renewing, without_end
 
 SHELLS = [shell for shell in (("dash",), ("bash",), ("busybox", "sh")) if shutil.which(shell[0])] or [("sh",)]
 RUNNING_LONG = "echo begun; sleep 30"
+
+
+def test_a_lease_is_renewed_now_and_until_the_end_whatever_fails_meanwhile() -> None:
+    renewed = threading.Semaphore(0)
+
+    def renew() -> None:
+        renewed.release()
+        if threading.current_thread() is not threading.main_thread():
+            raise EngineError("it does not answer for a moment")
+
+    with renewing(renew, 0.02):
+        for _ in range(4):
+            assert renewed.acquire(timeout=30)
+    assert [thread for thread in threading.enumerate() if "renew_again" in thread.name] == []
+    with pytest.raises(EngineError), renewing(partial(_fail, "there is none"), 1):
+        raise AssertionError("the first one is an error")
+
+
+def _fail(why: str) -> None:
+    raise EngineError(why)
 
 
 class Leased:
