@@ -138,7 +138,8 @@ def end_session(engine: Engine, session: Session) -> int:
     for container in containers:
         engine.remove_container(container.id)
     deadline = time.monotonic() + GONE_DEADLINE
-    while left := engine.list_containers(session.mark):  # another process may be removing it at this moment
+    ours = {container.id for container in containers}  # another start may already be making the session's next one
+    while left := [container for container in engine.list_containers(session.mark) if container.id in ours]:
         if time.monotonic() > deadline:
             raise EngineError(
                 f"the engine does not get rid of the container {left[0].name}", f"Try: docker rm --force --volumes {left[0].name}"

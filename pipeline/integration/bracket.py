@@ -364,6 +364,7 @@ class Bracket:
         begun = time.monotonic()
         self._say(f"tests: {run.command[0]}")
         code: int | None = None
+        outcome = "interrupted"
         late = False
 
         def at_timeout() -> None:
@@ -375,8 +376,11 @@ class Bracket:
         try:
             with self._renewing(database, workers, interruption), interruption.allowed():
                 code = self._programs.run_program(run.command, run.folder, environment, timeout=run.timeout, at_timeout=at_timeout)
+            outcome = f"ended after {run.timeout:g} s (`itest.timeout`)" if late else _outcome(code)
+        except PipelineError as error:
+            outcome = f"not run: {error.message}"
+            raise
         finally:
-            outcome = "interrupted" if code is None else f"ended after {run.timeout:g} s (`itest.timeout`)" if late else _outcome(code)
             counts = self._keep(run, database, results, outcome, time.monotonic() - begun, interruption)
         if code or late:
             ended = self._host(interruption).epitaph(database)

@@ -152,6 +152,8 @@ class DatabaseHost:
                         continue
                 if made:
                     self._engine.write_files(container, FILES, {PREPARED: b""})
+                else:
+                    self._renew(container, session.lease)  # who starts it again wants it for as long as a new one
                 return database
             except BaseException as error:
                 if isinstance(error, DatabaseNotReadyError) and not made and self._engine.find_container(container) is None:

@@ -58,7 +58,7 @@ def lease_files(seconds: float) -> dict[str, bytes]:
 
 
 def renewal(seconds: float) -> dict[str, bytes]:
-    """What is to be written into FOLDER so that the container lives for `seconds` from now on."""
+    """What is to be written into FOLDER so that the container lives for `seconds` from now on, or longer where that was given before."""
     return {".lease": f"{secrets.token_hex(8)} {math.ceil(seconds)} seconds\n".encode()}
 
 

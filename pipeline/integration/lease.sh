@@ -3,7 +3,7 @@
 #
 # When the lease is over, this process ends, and with it, because it is the first, everything in the container. The lease is
 # the file `.lease` beside this one: a nonce and a number of seconds, counted from when the nonce is first seen. Who writes another
-# nonce renews it. Seconds are those since the machine booted: what a clock on the wall says does not matter.
+# nonce renews it, and never shortens it: somebody else may have asked for longer. Seconds are those since the machine booted: what a clock on the wall says does not matter.
 #
 # Signals are handed on. Where the program ends after TERM, INT or QUIT, so does this, with its exit code. Where it ends by
 # itself, how it ended becomes the last line of the log, everything else in the container is killed, as it would be without
@@ -22,7 +22,10 @@ is_over() {
   if { read -r nonce seconds _ <"$lease"; } 2>/dev/null && [ "$nonce" != "$seen" ]; then
     case $seconds in
     '' | *[!0-9]*) ;; # half written
-    *) seen=$nonce ends=$((${now%%.*} + seconds)) ;;
+    *)
+      seen=$nonce
+      [ $((${now%%.*} + seconds)) -le "$ends" ] || ends=$((${now%%.*} + seconds))
+      ;;
     esac
   fi
   left=$((ends - ${now%%.*}))

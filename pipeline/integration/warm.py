@@ -39,6 +39,9 @@ class WarmDatabases:
             self._engine.write_files(spare.id, FOLDER, renewal(session.lease))
             self._say("reuse: the one that was laid aside is handed over, clean")
             return
+        self._say(
+            "reuse: the one that was laid aside is removed: " + ("its inputs have changed" if spare.state in ALIVE else "it has ended")
+        )
         self._engine.remove_container(spare.id)
 
     def lay_aside(self, session: Session, spec: DatabaseSpec) -> None:

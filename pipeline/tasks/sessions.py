@@ -15,18 +15,21 @@ LONGEST = 24.0 * 31  # hours
         "hours": "For how long from now on. Default: `itest.lease` of pipeline.yaml.",
     }
 )
-def keep_alive(_context: Context, session: str = "", hours: float = 0.0) -> None:
+def keep_alive(_context: Context, session: str = "", hours: str = "") -> None:
     """Let the database that start-oracle started live on; run-tests does that by itself. Example: invoke keep-alive --hours 2"""
     from pipeline.errors import ConfigurationError
     from pipeline.tasks.testing import open_bench
 
     bench = open_bench()
-    lasting = hours or bench.config.itest.lease
+    try:
+        lasting = float(hours) if hours else bench.config.itest.lease
+    except ValueError:
+        lasting = 0.0
     if not 0 < lasting <= LONGEST:
-        raise ConfigurationError(f"--hours {hours:g}: a lease lasts up to {LONGEST:g} hours", "To end the session: invoke stop-oracle")
+        raise ConfigurationError(f"--hours {hours}: a lease lasts up to {LONGEST:g} hours", "To end the session: invoke stop-oracle")
     found = bench.own_session(session)
     bench.bracket.keep_alive(found, lasting * 3600)
-    say(f"session {found.key}: lives for {lasting:g} h from now on")
+    say(f"session {found.key}: lives for {lasting:g} h from now on, unless longer was asked for before")
 
 
 @command(help={"dry-run": "Only say what would be removed, and what lives."})

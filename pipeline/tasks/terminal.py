@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from pipeline.databases.engine import Account, OpenEngine
 from pipeline.databases.shell import run_shell
-from pipeline.errors import ConfigurationError
+from pipeline.errors import ConfigurationError, DatabaseNotReadyError
 from pipeline.sessions import Session
 from pipeline.tasks.command import say
 from pipeline.tasks.testing import TestBench
@@ -29,7 +29,10 @@ def open_shell(bench: TestBench, session: Session, system: bool) -> bool:
         say("A statement ends as in a script; each is committed at once. To leave: exit, or Ctrl-D.")
     with contextlib.closing(engine.open(database.address, account)) as connection:
         prompt = _Prompt(interactive)
-        good = run_shell(prompt.lines(), engine.split, connection, print, prompt.going_on)
+        try:
+            good = run_shell(prompt.lines(), engine.split, connection, print, prompt.going_on)
+        except engine.error as error:
+            raise DatabaseNotReadyError(f"the connection to {database.dsn} broke: {error}", "See: invoke db.logs") from error
     return good or interactive
 
 

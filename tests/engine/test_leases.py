@@ -208,7 +208,11 @@ def test_tests_and_keep_alive_renew_the_lease(short_lease: Checkout) -> None:
     assert kept.code == 0, kept.err
     assert "lives for 1 h from now on" in kept.err
     assert lease().split()[1] == b"3600"
-    assert short_lease.invoke("keep-alive", "--hours=-1").code == 10
+    for wrong in ("-1", "0", "soon", "1000"):
+        assert short_lease.invoke("keep-alive", f"--hours={wrong}").code == 10
+    renewed = lease()
+    short_lease.start()  # finds the session, and wants it for as long as a new one
+    assert lease() != renewed
     assert [found.id for found in short_lease.containers] == [container.id]
 
 

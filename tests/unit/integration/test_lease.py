@@ -122,6 +122,22 @@ def test_a_renewed_lease_counts_from_when_it_is_seen(run: Run) -> None:
     leased.wait_for_process("sleep 9")
 
 
+def test_a_renewal_never_shortens_a_lease(run: Run) -> None:
+    leased = run(RUNNING_LONG, seconds=100)
+    leased.wait_for_process("sleep 15")
+    watches = {pid for command, pid in leased.children().items() if "sleep 30" not in command}
+    leased.renew(renewal(0)[".lease"])
+    for pid in watches:  # then it looks again
+        os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while not {pid for command, pid in leased.children().items() if "sleep 30" not in command and "<defunct>" not in command} - watches:
+        assert leased.process.poll() is None, "the lease of 100 s is over"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    leased.wait_for_process("sleep 15")
+    assert leased.process.poll() is None
+
+
 @pytest.mark.parametrize("half", [b"half", b"half x\n"])
 def test_half_of_a_lease_is_none(run: Run, half: bytes) -> None:
     leased = run(RUNNING_LONG, seconds=1)
