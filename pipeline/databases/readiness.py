@@ -23,6 +23,9 @@ from pipeline.errors import DatabaseNotReadyError, PipelineError
 T = TypeVar("T")
 
 REFUSED_PAUSES = (1.0, 3.0, 9.0, 20.0)  # seconds after each refused login; one more refusal is the last: accounts get locked
+# The same before the database has said to be ready, as parts of the time a login may take: an image that makes its user late, after
+# minutes, is not given up after half of one. When it says to be ready, it is asked at once.
+EARLY_PAUSES = (0.02, 0.06, 0.2, 0.6)
 MOST_REFUSED = len(REFUSED_PAUSES) + 1  # logins of one start, those included that may yet be refused
 MOST_OPEN = 3  # logins at a time: each costs the database a process
 BESIDE = (1.0, 2.0, 4.0, 8.0)  # seconds until another login is begun beside one that is not answered
@@ -38,7 +41,7 @@ ENDING = 0.2  # seconds that what is no longer needed gets for closing its conne
 # it before its listener knows the service; a user who is refused, or a query that hangs, is something else.
 SHARES = {Phase.CONTAINER: 0.25, Phase.PORT: 1.0, Phase.LISTENER: 1.0, Phase.SERVICE: 1.0, Phase.LOGIN: 0.5, Phase.QUERY: 0.25}
 LEAST_WAIT = 0.5  # seconds, even where creating the container took the whole deadline
-LEAST_LIMIT = 40.0  # seconds; the pauses after refused logins fit into it
+LEAST_LIMIT = 40.0  # seconds; the pauses after refused logins fit into it, as do the parts above
 
 _WANTING = {
     Phase.CONTAINER: "its container was not seen running",
@@ -331,9 +334,12 @@ class _Wait:
         self._others.add(self._task(self._cut_rest_short(self._refused)))
 
     async def _cut_rest_short(self, refused: int) -> None:
-        """A database that says to be ready, and had not when it refused, is asked at once."""
+        """One that has not said to be ready may rest for longer, and is asked at once when it says so."""
+        begun = self._now()
         with contextlib.suppress(PipelineError):  # of a container that ended; the next look says it better
             had_announced = await self._announced()
+            if not had_announced and refused == self._refused:
+                self._rested = max(self._rested, begun + EARLY_PAUSES[refused - 1] * self._check.limit(Phase.LOGIN))
             while not had_announced and refused == self._refused and self._now() < self._rested:
                 await asyncio.sleep(self._check.look)
                 if await self._announced():

@@ -115,6 +115,20 @@ def test_the_ready_line_cuts_the_pause_after_a_refusal_short() -> None:
     assert play((Case.WRONG_PASSWORD, 0.5), announced=0.0).ended > 1.0  # it said so before it refused: no news
 
 
+@pytest.mark.parametrize("minutes", [1, 5, 9])
+def test_an_image_that_makes_its_user_late_is_not_given_up(minutes: int) -> None:
+    late = play((Case.WRONG_PASSWORD, 60.0 * minutes), deadline=1800.0)
+    assert late.waited is not None, late.error
+    told = play((Case.WRONG_PASSWORD, 60.0 * minutes), deadline=1800.0, announced=60.0 * minutes)
+    assert told.ended <= 60.0 * minutes + 2 * QUICK
+
+
+def test_one_that_says_to_be_ready_and_refuses_is_given_up_soon() -> None:
+    outcome = play((Case.WRONG_PASSWORD, FOR_EVER), deadline=1800.0, announced=0.0)
+    assert outcome.ended < 35
+    assert outcome.world.refused == 5
+
+
 def test_a_locked_account_ends_the_waiting_at_once() -> None:
     async def log_in(_patience: float) -> Answer:
         return Answer(False, "ORA-28000: the account is locked", final=True)
