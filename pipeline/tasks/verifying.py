@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.adapters import processes
 from pipeline.adapters.docker_engine import DockerEngine
@@ -15,6 +16,7 @@ from pipeline.databases.engine import load_engine
 from pipeline.databases.verify import Report, verify_image, write_report
 from pipeline.integration.bracket import read_kind
 from pipeline.integration.guardian import guarded
+from pipeline.integration.lease import FOLDER, LAUNCHER, lease_files, look, without_end
 from pipeline.sessions import new_session
 from pipeline.tasks.command import read_project
 
@@ -29,7 +31,7 @@ def verify(image: str, contract: str, say: Callable[[str], None]) -> Report:
     kind = _kind(config, contract)
     name = image or config.itest.image
     reference = provide_image(config, name, say)
-    engine = DockerEngine()
+    engine = LeasingEngine(config.itest.lease * 3600)
     if engine.find_image(reference) is None:
         say(f"pulling {reference}")
         engine.pull_image(reference)
@@ -40,6 +42,33 @@ def verify(image: str, contract: str, say: Callable[[str], None]) -> Report:
     report = replace(report, image=name)
     say(f"verify: the report is {_shown(write_report(report, config.state), config.root)}")
     return report
+
+
+class LeasingEngine(DockerEngine):
+    """The engine that the suite works with: what it makes lives for as long as its lease, as any database of ours does.
+
+    An image must be able to stop and to start again, so what is left of the container when the lease is over, which runs nothing any
+    more, stays until `invoke reap` or the next start.
+    """
+
+    def __init__(self, lease: float) -> None:
+        """`lease`: seconds from the start of a container on."""
+        super().__init__()
+        self._lease = lease
+        self._within = DockerEngine()  # as the container is without the program of its lease
+
+    def create_container(self, **options: Any) -> str | None:
+        return super().create_container(**{**options, "launcher": LAUNCHER})
+
+    def start_container(self, container: str) -> None:
+        self.write_files(container, FOLDER, lease_files(self._lease))
+        super().start_container(container)
+
+    def find_container(self, container: str) -> Any:
+        return look(self._within, container)
+
+    def read_log(self, container: str, lines: int = 0, since: float = 0.0) -> bytes:
+        return without_end(super().read_log(container, lines, since))
 
 
 def _kind(config: Config, contract: str) -> DatabaseKind:

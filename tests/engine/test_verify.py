@@ -13,8 +13,9 @@ import pytest
 
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.verify import Report, Result, Row, write_report
+from pipeline.tasks.verifying import LeasingEngine
 from tests.engine.checkouts import Checkout
-from tests.engine.conftest import own_image
+from tests.engine.conftest import own_image, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +128,20 @@ def test_an_image_that_is_no_database_is_told_at_once(make_checkout: Callable[[]
     assert "the container ended with exit code 7: no space left" in ended.out
     assert set(list(results(ended.out).values())[1:]) == {"not reached"}
     checkout.assert_nothing_left()
+
+
+def test_what_the_suite_makes_ends_with_its_lease_if_nobody_else_ends_it(faulty_image: Callable[[str], str]) -> None:
+    engine = LeasingEngine(1.0)
+    name = f"pipeline-test-verify-{uuid.uuid4().hex[:8]}"
+    image = faulty_image("sleep 600")
+    container = engine.create_container(name=name, image=image, labels={"pipeline.test": "verify"}, environment={}, publish=5432)
+    assert container
+    try:
+        for _ in range(2):  # it starts again, with its lease anew
+            engine.start_container(container)
+            wait_for(lambda: (found := engine.find_container(container)) and found.state == "exited", "its lease is over")
+    finally:
+        engine.remove_container(container)
 
 
 def test_a_report_is_a_table_and_a_document(tmp_path: Path) -> None:
