@@ -91,6 +91,14 @@ class SecondEngine:
             self._process.wait(30)
             self._process = None
 
+    def stop(self) -> None:
+        """TERM, as a service manager sends it: it stops its containers first."""
+        assert self._process is not None
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGTERM)
+        self._process.wait(60)
+        self._process = None
+
     def docker(self, *arguments: str, check: bool = True, stdin: Any = subprocess.DEVNULL) -> subprocess.CompletedProcess[str]:
         """The docker command against this engine."""
         return subprocess.run(

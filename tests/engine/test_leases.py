@@ -23,7 +23,7 @@ from pipeline.integration.lease import FOLDER, LAUNCHER, STAY, lease_files, look
 from pipeline.sessions import OWNER, PROJECT, Session, current_owner, sweep
 from tests.engine.checkouts import WAITING, Checkout, kill_programs
 from tests.engine.conftest import wait_for
-from tests.engine.second_engine import second_engine
+from tests.engine.second_engine import SecondEngine, second_engine
 
 LISTENING = 1  # the port that the little containers publish; nobody listens
 SHIFTED_CLOCK = "import os, time\nreal = time.time\ntime.time = lambda: real() + float(os.environ['CLOCK_SHIFT'])\n"
@@ -139,15 +139,16 @@ def test_an_image_s_own_health_check_and_exit_code_stay(tiny_image: str, session
         subprocess.run(["docker", "image", "rm", "--force", name], check=False, capture_output=True)
 
 
-def test_an_engine_that_is_killed_removes_what_ran_when_it_is_back_and_the_next_command_the_rest(
-    volume_image: str, session: Session
+@pytest.mark.parametrize("ends", [SecondEngine.kill, SecondEngine.stop], ids=["killed", "stopped"])
+def test_an_engine_that_ends_removes_what_ran_and_the_next_command_the_rest(
+    volume_image: str, session: Session, ends: Callable[[SecondEngine], None]
 ) -> None:
     with second_engine(volume_image) as second:
         engine = DockerEngine(Endpoint(second.host))
         start(engine, session, volume_image, 3600, owner=dead_owner())
         labels = {**session.labels("created"), OWNER: dead_owner()}
         assert engine.create_container(name="created", image=volume_image, labels=labels, environment={}, publish=LISTENING)
-        second.kill()
+        ends(second)
         second.start()
         engine = DockerEngine(Endpoint(second.host))
         (left,) = wait_for(lambda: len(found := engine.list_containers(session.mark)) == 1 and found, "the engine has tidied up")
