@@ -54,10 +54,15 @@ class Dropped(Exception):  # noqa: N818 - no error: the request's sender is dead
 
 
 class Effects:
-    """The effects of one run after the other. `meet` is called with each of them, before and after it takes place."""
+    """The effects of one run after the other.
+
+    `meet` is called with each of them, before and after it takes place; `over` once nothing more comes of it, whether it took
+    place or its sender died while it was on its way.
+    """
 
     def __init__(self) -> None:
         self.meet: Callable[[Effect, Side, Request], None] = lambda *_: None
+        self.over: Callable[[Effect], None] = lambda _: None
         self._seen: list[Effect] = []
         self._counts: Counter[tuple[str, str]] = Counter()
         self._lock = threading.Lock()
@@ -151,6 +156,22 @@ class HttpProxy:
         method, path, _ = start.decode("latin-1").split(maxsplit=2)
         request = Request(method, path, _headers(head))
         effect = self._effects.note(self._place, describe(method, path)) if request.is_change else None
+        try:
+            return self._hand_on(client, requests, upstream, answers, request, head, effect)
+        finally:
+            if effect:
+                self._effects.over(effect)
+
+    def _hand_on(
+        self,
+        client: socket.socket,
+        requests: io.BufferedReader,
+        upstream: socket.socket,
+        answers: io.BufferedReader,
+        request: Request,
+        head: bytes,
+        effect: Effect | None,
+    ) -> bool:
         if effect:
             self._effects.meet(effect, "before", request)
         upstream.sendall(head)
@@ -171,7 +192,7 @@ class HttpProxy:
             if effect:
                 self._effects.meet(effect, "after", request)
             return False
-        has_body = method != "HEAD" and status not in (204, 304)
+        has_body = request.method != "HEAD" and status not in (204, 304)
         if effect is None:
             client.sendall(head)
             _copy_body(answers, client.sendall, headers, has_body)
@@ -218,6 +239,7 @@ _WATCH = """
 import collections, os, re, signal, sys, threading
 top, log = os.path.join(os.getcwd(), ".pipeline"), os.environ["EFFECTS_LOG"]
 order, counts, lock = os.environ.get("EFFECTS_KILL", ""), collections.Counter(), threading.Lock()
+pending = []
 
 def end():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -228,6 +250,11 @@ def end_when(path, there):
     end()
 
 def hook(event, arguments):
+    if event == "os.kill":
+        return
+    for path, there in pending:  # what lasts for microseconds only would be over before the thread has its turn
+        if os.path.lexists(path) == there:
+            end()
     if event == "open":
         path, flags, there = arguments[0], arguments[2], True
         if not isinstance(path, str) or not flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -250,6 +277,7 @@ def hook(event, arguments):
         if order == "before " + what:
             end()
         if order == "after " + what:
+            pending.append((path, there))
             threading.Thread(target=end_when, args=(path, there), daemon=True).start()
 
 sys.addaudithook(hook)
@@ -320,6 +348,8 @@ def _copy_body(source: io.BufferedReader, write: Callable[[bytes], object], head
         while left and (data := source.read1(min(left, 1 << 16))):
             write(data)
             left -= len(data)
+        if left and "content-length" in headers:
+            raise ValueError("cut off: the other side is to see that, too")
 
 
 def _copy_both(client: socket.socket, requests: io.BufferedReader, upstream: socket.socket, answers: io.BufferedReader) -> None:
