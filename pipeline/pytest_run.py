@@ -29,11 +29,11 @@ from pipeline.databases.prepare import Program, Script, read_steps, run_steps
 from pipeline.databases.states import Server, State, StatefulEngine
 from pipeline.errors import ConfigurationError, PipelineError, PreparationError
 from pipeline.integration.address import address_variables, login_variables
-from pipeline.integration.bracket import Run as Checked
-from pipeline.integration.bracket import read_kind
 from pipeline.integration.database import ROLE, Database, DatabaseHost
 from pipeline.integration.interruption import Interruption
 from pipeline.integration.results import Results
+from pipeline.integration.run import Run as Checked
+from pipeline.integration.run import read_kind
 from pipeline.pytest_containers import TestcontainersEngine
 from pipeline.pytest_session import Announced, find_announced
 from pipeline.sessions import OWNER, Session

@@ -29,7 +29,7 @@ from pipeline.databases.prepare import run_steps
 from pipeline.databases.states import Sql, StatementError
 from pipeline.errors import BakeRefusedError, DatabaseNotReadyError, PipelineError
 from pipeline.integration.address import address_variables, remove_address_files, write_address_files
-from pipeline.integration.bracket import RESULTS, Programs, Run
+from pipeline.integration.bracket import RESULTS
 from pipeline.integration.container_engine import ContainerEngine, Inspected
 from pipeline.integration.database import ALIVE, Database, DatabaseHost, new_password
 from pipeline.integration.guardian import guarded
@@ -37,6 +37,7 @@ from pipeline.integration.interruption import Interruption
 from pipeline.integration.lease import FOLDER, STAY, look, renewing, without_end
 from pipeline.integration.results import FOLDER as RESULTS_FOLDER
 from pipeline.integration.results import LOG, Results
+from pipeline.integration.run import Programs, Run
 from pipeline.reference import Reference
 from pipeline.sessions import PROJECT, SESSION, Labelled, Session
 

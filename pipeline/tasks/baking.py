@@ -13,7 +13,7 @@ from pipeline.databases.contract import DatabaseKind
 from pipeline.document import line_of
 from pipeline.errors import BakeRefusedError, ConfigurationError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError
 from pipeline.integration.baking import Bakery, Outcome, Recipe, find_baked
-from pipeline.integration.bracket import Run
+from pipeline.integration.run import Run
 from pipeline.reference import Reference
 from pipeline.revision import content_tag
 from pipeline.sessions import Session

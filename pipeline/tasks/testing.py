@@ -13,9 +13,10 @@ from pipeline.adapters.docker_engine import DockerEngine
 from pipeline.config import Config
 from pipeline.databases.contract import DatabaseKind
 from pipeline.errors import ConfigurationError, EngineError
-from pipeline.integration.bracket import Bracket, Run, check_run, read_kind
+from pipeline.integration.bracket import Bracket
 from pipeline.integration.database import Database
 from pipeline.integration.results import Results
+from pipeline.integration.run import Run, check_run, read_kind
 from pipeline.sessions import Session, new_session, own_session
 from pipeline.tasks.baking import BakedDatabases
 from pipeline.tasks.command import read_project, say

@@ -14,9 +14,9 @@ from pipeline.config import Config
 from pipeline.databases.contract import DatabaseKind, find_contract, load_kind, read_contract
 from pipeline.databases.engine import load_engine
 from pipeline.databases.verify import Report, verify_image, write_report
-from pipeline.integration.bracket import read_kind
 from pipeline.integration.guardian import guarded
 from pipeline.integration.lease import FOLDER, LAUNCHER, lease_files, look, without_end
+from pipeline.integration.run import read_kind
 from pipeline.sessions import new_session
 from pipeline.tasks.command import read_project
 

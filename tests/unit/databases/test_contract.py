@@ -16,7 +16,7 @@ from pipeline.config import read_config
 from pipeline.databases.contract import CONTRACTS, DatabaseKind, load_kind, read_contract
 from pipeline.databases.engine import Password
 from pipeline.errors import ConfigurationError
-from pipeline.integration.bracket import check_run, read_kind
+from pipeline.integration.run import check_run, read_kind
 from pipeline.plugins import ORACLE
 
 NAMES = sorted(path.stem for path in CONTRACTS.glob("*.yaml"))

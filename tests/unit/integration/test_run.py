@@ -11,7 +11,7 @@ import pytest
 from pipeline.adapters import processes
 from pipeline.config import read_config
 from pipeline.errors import ConfigurationError
-from pipeline.integration.bracket import Run, check_run, read_kind
+from pipeline.integration.run import Run, check_run, read_kind
 
 
 def check(root: Path, *lines: str, tests: bool = True, image: str = "") -> Run:
