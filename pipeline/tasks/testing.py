@@ -57,9 +57,10 @@ class TestBench:
         run = replace(run, database=replace(run.database, image=provide_image(self.config, name, say)))
         try:
             return self.baked.take(run) if baked else run
-        except EngineError as error:  # where the engine is gone, the start will meet it, too, and write it down where people look
-            say(f"warning: {error.message}; no baked database is looked for")
-            return run
+        except EngineError:
+            if self._engine_answers(run.database.image):
+                raise
+            return run  # the start will meet it, too, and write it down where people look
 
     def check_run(self) -> Run:
         """Check everything but the test command; the database that runs already has its image."""
@@ -90,6 +91,13 @@ class TestBench:
     @cached_property
     def kind(self) -> DatabaseKind:
         return read_kind(self.config)
+
+    def _engine_answers(self, image: str) -> bool:
+        try:
+            self._engine.find_image(image)
+        except EngineError:
+            return False
+        return True
 
     @cached_property
     def _engine(self) -> DockerEngine:
