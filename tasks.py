@@ -45,7 +45,7 @@ def test(_context: Context, unit: bool = False, select: str = "", long: bool = F
 
 @command(
     help={
-        "only": "One of: few, many, explain, change, scale, scheduling, list, itest.",
+        "only": "One case, such as many or peers; `python -m benchmarks --help` lists them.",
         "rounds": "Runs of each side.",
         "save": "Keep the figures in benchmarks/results.json.",
     }
