@@ -11,7 +11,7 @@ from pipeline.tasks.command import command
 
 @command()
 def demo(_context: Context) -> None:
-    """Set everything up, then build, push and test for real; ends with a summary."""
+    """Set everything up, then build, push and test for real."""
     from setup.demo import Demo
 
     print(Demo().run())
@@ -19,7 +19,7 @@ def demo(_context: Context) -> None:
 
 @command(help={"fix": "Mend what can be mended: format, simple lint, and what is generated from the code."})
 def check(_context: Context, fix: bool = False) -> None:
-    """Lint, format, types, import contracts, dead code, dependencies."""
+    """Lint, format, types, imports, dead code and so on."""
     from setup.checks import run_checks
 
     run_checks(fix)
@@ -37,7 +37,7 @@ def test(_context: Context, unit: bool = False, select: str = "", long: bool = F
     from setup.checks import KINDS, ROOT, run_tests
 
     if not unit:
-        code = subprocess.run([ROOT / "setup" / "engine.sh"], check=False).returncode
+        code = subprocess.run([ROOT / "setup" / "engine.sh", "--for-tests"], check=False).returncode
         if code:
             raise Exit(code=code)
     run_tests(["unit"] if unit else list(KINDS), select, long)
@@ -51,7 +51,10 @@ def test(_context: Context, unit: bool = False, select: str = "", long: bool = F
     }
 )
 def bench(_context: Context, only: str = "", rounds: int = 0, save: bool = False) -> None:
-    """Measure this project beside its peers, in one run; ratios of medians."""
+    """Measure this project beside its peers, in one run.
+
+    What is compared are ratios of medians.
+    """
     from benchmarks.command import main
 
     code = main([*(["--only", only] if only else []), *(["--rounds", str(rounds)] if rounds else []), *(["--save"] if save else [])])

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import msgspec
 
-from pipeline.document import line_of, read_document
+from pipeline.document import Shared, line_of, read_document, written_value
 from pipeline.errors import ConfigurationError
 from pipeline.reference import COMPONENT, REPOSITORY
 
@@ -100,7 +100,8 @@ class IntegrationTests(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Annotated[float, Doc(description="Seconds until the database must have answered a login. Default: the contract's.", gt=0)] | None
     ) = None
     lease: Annotated[
-        float, Doc(description="Hours for which a session lives that nobody stops, renews (`invoke keep-alive`) or runs tests in.", gt=0)
+        float,
+        Doc(description="Hours for which a session lives that nobody stops, renews (`invoke start-oracle --keep`) or runs tests in.", gt=0),
     ] = 3.0
     memory: Annotated[str, Doc(description="The container's memory limit. Default: the contract's.", pattern="^([1-9][0-9]*[mg])?$")] = ""
     bind: Annotated[
@@ -123,11 +124,34 @@ class RegistryServer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password_file: Annotated[str, Doc(description="A file outside Git that holds the password.")] = ""
 
 
+class Extends(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`extends:`: settings that several repositories share, in a file of an installed Python package."""
+
+    package: Annotated[
+        str,
+        Doc(
+            description="The package's name as Python imports it; its version is pinned where the toolkit's is.",
+            pattern="^[A-Za-z_][A-Za-z0-9_]*$",
+        ),
+    ]
+    file: Annotated[str, Doc(description="The file's path in the package.", min_length=1)] = CONFIG_FILE
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The whole of pipeline.yaml."""
 
     registry: Annotated[str, Doc(description="HOST[:PORT][/PREFIX]: where images are pushed to, and what they are named after.")]
     namespace: Annotated[str, Doc(description="The path all images of this repository share in the registry.")]
+    extends: (
+        Annotated[
+            Extends,
+            Doc(
+                description="A file of the same keys whose values hold where this one says nothing; mappings are merged, lists replaced. "
+                "Its paths are relative to this file."
+            ),
+        ]
+        | None
+    ) = None
     pull_from: Annotated[
         str, Doc(description="HOST[:PORT][/PREFIX] to pull from, where that is another address (a virtual repository).")
     ] = ""
@@ -171,7 +195,8 @@ def find_root(start: Path) -> Path:
         if (folder / CONFIG_FILE).is_file():
             return folder
     raise ConfigurationError(
-        f"there is no {CONFIG_FILE} in {start} or above it", f"Create {CONFIG_FILE} with two lines: `registry: HOST` and `namespace: NAME`."
+        f"there is no {CONFIG_FILE} in {start} or above it",
+        "Let it be written: python -m pipeline init. Or create it with two lines: `registry: HOST` and `namespace: NAME`.",
     )
 
 
@@ -179,12 +204,20 @@ def read_config(root: Path) -> Config:
     """Read and check `root`/pipeline.yaml; PIPELINE_REGISTRY and PIPELINE_NAMESPACE win over what it says."""
     overrides: dict[str, object] = {key: value for key in ("registry", "namespace") if (value := os.environ.get(f"PIPELINE_{key.upper()}"))}
     path = root / CONFIG_FILE
-    file = read_document(path, _File, overrides)
+    shared = _find_shared(path)
+    file = read_document(path, _File, overrides, shared=shared)
+
+    def where(*place: str | int) -> str:
+        """File, line and key of a value, whichever file says it."""
+        own = Shared(path, CONFIG_FILE)
+        says = shared if shared and written_value(own, *place) is None and written_value(shared, *place) is not None else own
+        key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+        return f"{says.shown}:{line_of(says.path, *place)}: '{key}'"
 
     def check(holds: bool, key: str, what: str, hint: str) -> None:
         if not holds:
-            where = f"PIPELINE_{key.upper()}" if key in overrides else f"{CONFIG_FILE}:{line_of(path, *key.split('.'))}: '{key}'"
-            raise ConfigurationError(f"{where}: {what}", hint)
+            said = f"PIPELINE_{key.upper()}" if key in overrides else where(*key.split("."))
+            raise ConfigurationError(f"{said}: {what}", hint)
 
     for key, value in (("registry", file.registry), ("pull_from", file.pull_from)):
         example = "Write a host with an optional port and path, such as 127.0.0.1:5000 or registry.example.com/team; no scheme, no trailing slash."
@@ -204,10 +237,7 @@ def read_config(root: Path) -> Config:
         check(bool(secret.file) != bool(secret.env), f"secrets.{name}", "needs exactly one of file and env", "Keep one of the two.")
     for number, step in enumerate(file.itest.prepare):
         if bool(step.sql) == bool(step.run):
-            line = line_of(path, "itest", "prepare", number)
-            raise ConfigurationError(
-                f"{CONFIG_FILE}:{line}: 'itest.prepare[{number}]': needs exactly one of sql and run", "Keep one of the two."
-            )
+            raise ConfigurationError(f"{where('itest', 'prepare', number)}: needs exactly one of sql and run", "Keep one of the two.")
     server = file.registry_server
     check(
         bool(server.user) == bool(server.password_file), "registry_server", "user and password_file belong together", "Give both or none."
@@ -225,6 +255,34 @@ def read_config(root: Path) -> Config:
         registry_server=server,
         itest=file.itest,
     )
+
+
+def _find_shared(path: Path) -> Shared | None:
+    """The file that a pipeline.yaml extends, if it does. Raises ConfigurationError where that is not there."""
+    if b"extends" not in (path.read_bytes() if path.is_file() else b""):
+        return None  # nearly always: the file need not be read twice
+    try:
+        extends = msgspec.convert(written_value(Shared(path, CONFIG_FILE), "extends"), Extends | None)
+    except msgspec.ValidationError:
+        return None  # what is wrong with it is said with everything else
+    if extends is None:
+        return None
+    from importlib.util import find_spec
+
+    where = f"{CONFIG_FILE}:{line_of(path, 'extends')}: 'extends'"
+    spec = find_spec(extends.package)
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    if not folders:
+        raise ConfigurationError(
+            f"{where}: the package '{extends.package}' is not installed", "Name it, with its version, where the toolkit is installed from."
+        )
+    file = (folders[0] / extends.file).resolve()
+    if not file.is_relative_to(folders[0].resolve()) or not file.is_file():
+        raise ConfigurationError(f"{where}: the package '{extends.package}' has no file '{extends.file}'", "Correct `file:`.")
+    shared = Shared(file, f"{extends.package}/{extends.file}")
+    if written_value(shared, "extends") is not None:
+        raise ConfigurationError(f"{shared.shown}:{line_of(file, 'extends')}: extends another file itself", "Say all of it in one file.")
+    return shared
 
 
 def config_schema() -> dict[str, object]:

@@ -6,6 +6,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,13 +21,51 @@ Place = tuple[str | int, ...]  # the way from the document's root to a value: ke
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is ten times faster; the wheel has it nearly everywhere
 
 
-def read_document(path: Path, kind: type[T], defaults: dict[str, object] | None = None, shown: str = "") -> T:
+class Shared(typing.NamedTuple):
+    """A document, such as one that another extends, and its name in messages."""
+
+    path: Path
+    shown: str
+
+
+def read_document(
+    path: Path,
+    kind: type[T],
+    defaults: dict[str, object] | None = None,
+    shown: str = "",
+    shared: Shared | None = None,
+) -> T:
     """Decode the YAML mapping in `path` into `kind` (a msgspec Struct).
 
     `defaults` are top-level values that win over the file's (environment overrides). `shown` is the file's name in
-    messages. Raises ConfigurationError for anything that is not exactly what `kind` describes.
+    messages. `shared` is the document that this one extends: what that says holds where this one says nothing; mappings are merged,
+    everything else is replaced. Raises ConfigurationError for anything that is not exactly what `kind` describes, wherever it
+    stands.
     """
     shown = shown or path.name
+    root, own = _load(path, shown)
+    files = [(root, own, shown)]
+    if shared:
+        files.append((*_load(*shared), shared.shown))
+    data = {**_merged([found for _, found, _ in reversed(files)]), **(defaults or {})}
+    try:
+        return msgspec.convert(data, kind)
+    except msgspec.ValidationError as error:
+        raise _explained(_pinpointed(str(error), data, kind), files, kind) from None
+
+
+def _merged(documents: typing.Iterable[dict[Any, Any]]) -> dict[Any, Any]:
+    """Several mappings as one, of which the later ones win."""
+    found: dict[Any, Any] = {}
+    for document in documents:
+        for key, value in document.items():
+            both = isinstance(value, dict) and isinstance(found.get(key), dict)
+            found[key] = _merged((found[key], value)) if both else value
+    return found
+
+
+def _load(path: Path, shown: str) -> tuple[Any, dict[Any, Any]]:
+    """A file's YAML mapping: as nodes, which know their lines, and as values."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -47,16 +86,17 @@ def read_document(path: Path, kind: type[T], defaults: dict[str, object] | None 
         loader.dispose()
     if not isinstance(data, dict):
         raise ConfigurationError(f"{shown}:1: expected keys and values, found {type(data).__name__}", "Write `key: value` lines.")
-    data = {**data, **(defaults or {})}
-    try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
-        raise _explained(_pinpointed(str(error), data, kind), root, kind, shown) from None
+    return root, data
 
 
 def line_of(path: Path, *place: str | int) -> int:
     """The 1-based line of a value in a YAML file that was read before; 1 where it is not written there."""
     return _line(yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader), place)
+
+
+def written_value(document: Shared, *place: str | int) -> Any:
+    """What a YAML file says at a place; None where it says nothing. Raises ConfigurationError for one that is no YAML."""
+    return _value_at(_load(*document)[1], place)
 
 
 def written_scalars(path: Path, *place: str) -> dict[str, str]:
@@ -117,8 +157,11 @@ def _pinpointed(message: str, data: dict[Any, Any], kind: Any) -> str:
     return message
 
 
-def _explained(message: str, root: Any, kind: Any, shown: str) -> ConfigurationError:
-    """msgspec's message, which ends in a path such as `$.itest.run[0]`, as file, line, key and what was meant."""
+def _explained(message: str, files: Sequence[tuple[Any, dict[Any, Any], str]], kind: Any) -> ConfigurationError:
+    """msgspec's message, which ends in a path such as `$.itest.run[0]`, as file, line, key and what was meant.
+
+    `files`: root node, values and name of each file that was merged, the first of which wins.
+    """
     what, _, path = message.partition(" - at `")
     place = _place(path.rstrip("`"))
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", what)
@@ -133,8 +176,20 @@ def _explained(message: str, root: Any, kind: Any, shown: str) -> ConfigurationE
     else:
         what = f"'{_written(place)}': {what[0].lower()}{what[1:]}" if place else what
         hint = "Correct the value."
+    root, shown = next(((root, shown) for root, data, shown in files if _value_at(data, place) is not None), (files[0][0], files[0][2]))
     where = f" in '{_written(place[:-1])}'" if unknown and len(place) > 1 else ""
     return ConfigurationError(f"{shown}:{_line(root, place)}: {what}{where}", hint)
+
+
+def _value_at(data: Any, place: Place) -> Any:
+    """What a document says at a place; None where it says nothing."""
+    here = data
+    for part in place:
+        try:
+            here = here[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return here
 
 
 def _place(path: str) -> Place:

@@ -35,6 +35,12 @@ class DirtyError(PipelineError):
     exit_code = 12
 
 
+class ForkError(PipelineError):
+    """The build of a pull request from a fork would publish something."""
+
+    exit_code = 13
+
+
 class EngineError(PipelineError):
     """The Docker Engine does not answer, went away, or refused what no other class describes."""
 

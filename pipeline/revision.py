@@ -15,12 +15,16 @@ SHORT = 12  # hexadecimal digits of a commit in a tag
 
 
 class GitFacts(msgspec.Struct, frozen=True):
-    """What git says of a work tree: `branch` is empty on a detached HEAD; `changed` are paths relative to the project."""
+    """What git says of a work tree: `branch` is empty on a detached HEAD; `changed` are paths relative to the project.
+
+    `missing`: submodules below the project that are not checked out.
+    """
 
     commit: str
     branch: str
     changed: frozenset[str]
     remotes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 class Revision(msgspec.Struct, frozen=True):

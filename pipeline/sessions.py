@@ -195,7 +195,7 @@ def current_owner() -> str:
     The place is where process ids mean the same: the machine since its last start, and the container that this process is
     in. The start is in clock ticks since then, so that a pid that is used again is not taken for it.
     """
-    return f"{_place()}:{os.getpid()}:{_process_start(os.getpid())}"
+    return f"{_place()}:{os.getpid()}:{process_start(os.getpid())}"
 
 
 def owner_is_gone(labels: Mapping[str, str]) -> bool:
@@ -208,7 +208,7 @@ def _owner_lives(labels: Mapping[str, str]) -> bool | None:
     pid, _, start = process.partition(":")
     if place != _place() or not pid.isdigit():
         return None
-    found = _process_start(int(pid))
+    found = process_start(int(pid))
     if not found and _is_hidden(int(pid)):
         return None
     return found == start
@@ -234,7 +234,8 @@ def _place() -> str:
     return f"{socket.gethostname()}/{boot}.{namespace}"
 
 
-def _process_start(pid: int) -> str:
+def process_start(pid: int) -> str:
+    """When a process began, in clock ticks since the machine's start; empty where it has ended, or its /proc is not to be read."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -89,7 +89,7 @@ class Demo:
                 f"  Time        {times}",
                 "",
                 "  Try next    ./invokew plan                what would be built now, and why",
-                "              ./invokew graph               the hierarchy as a picture",
+                "              ./invokew plan --graph        the hierarchy as a picture",
                 "              ./invokew start-oracle        a database to work with; then run-tests, stop-oracle",
                 f"              docker run --rm -p 127.0.0.1:8080:8080 {config.registry}/{config.namespace}/accounting:{_tag(release)}",
                 "              ./invokew clean --images      take everything away again",

@@ -4,10 +4,14 @@
 #   - with PIPELINE_INSTALL_ENGINE=1, or
 #   - after a yes on a terminal.
 # Anywhere else it stops and says what to install. Exit 0: an engine answers. Exit 50: it does not.
+# With --for-tests it sees in the same way to what else the tests of this repository run: Maven with its plugins, and sshd.
 set -eu
 
 log_file=${PIPELINE_ENGINE_LOG:-/var/log/dockerd.log}
 wanted="docker.io docker-buildx mmdebstrap iptables iproute2 ca-certificates"
+for_tests="maven default-jdk-headless junit4 libexec-maven-plugin-java libmaven-clean-plugin-java libmaven-compiler-plugin-java
+  libmaven-install-plugin-java libmaven-jar-plugin-java libmaven-resources-plugin-java libmaven-war-plugin-java libsurefire-java
+  libgoogle-gson-java libpostgresql-jdbc-java libtomcat10-java openssh-client openssh-server"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 stop() { say "$1"; shift; for line in "$@"; do printf '       %s\n' "$line" >&2; done; exit 50; }
@@ -35,12 +39,12 @@ names_another_engine() { # true where Docker's own configuration points at somet
   return 1
 }
 
-may_install() {
+may_install() { # $1: what is missing, and would be installed
   [ "${PIPELINE_INSTALL_ENGINE:-}" != 1 ] || return 0
   [ "${PIPELINE_INSTALL_ENGINE:-}" != 0 ] || return 1
   if [ "$(id -u)" = 0 ] && [ ! -d /run/systemd/system ] && [ "$(cat /proc/1/comm 2>/dev/null)" != systemd ]; then return 0; fi
   if [ -t 0 ] && [ -t 2 ]; then
-    printf 'setup: no Docker Engine answers. Install and start one on this machine now (apt-get, needs root)? [y/N] ' >&2
+    printf 'setup: %s on this machine now (apt-get, needs root)? [y/N] ' "$1" >&2
     read -r answer
     case "$answer" in y|Y|yes|Yes) return 0 ;; esac
   fi
@@ -119,6 +123,22 @@ start_engine() {
   say "the engine answers: Docker $(docker version --format '{{.Server.Version}}')"
 }
 
+# Tests whose program is missing fail, and name it; those of the engine need none of these.
+install_for_tests() {
+  missing=
+  for package in $for_tests; do
+    [ "$(dpkg-query --show --showformat '${db:Status-Status}' "$package" 2>/dev/null)" = installed ] || missing="$missing $package"
+  done
+  [ -n "$missing" ] || return 0
+  may_install "some tests need:$missing. Install them" || { say "some tests need: apt-get install$missing"; return 0; }
+  say "installing what some tests need:$missing"
+  root apt-get update -qq || stop "apt-get update failed" "Mend the package sources of this machine, then run this again."
+  # shellcheck disable=SC2086
+  root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $missing >/dev/null ||
+    stop "apt-get could not install:$missing" "Its message is above."
+}
+
+[ "${1:-}" != --for-tests ] || install_for_tests
 if engine_answers; then
   buildx_answers || by_hand "the Docker Engine answers, but its client has no buildx"
   exit 0
@@ -127,7 +147,7 @@ if names_another_engine; then
   stop "no engine answers at ${DOCKER_HOST:-the current Docker context ($(docker context show))}" \
     "Start that engine, or choose another one: docker context use NAME, or unset DOCKER_HOST."
 fi
-may_install || by_hand "no Docker Engine answers"
+may_install "no Docker Engine answers. Install and start one" || by_hand "no Docker Engine answers"
 if ! command -v dockerd >/dev/null 2>&1 || ! command -v docker >/dev/null 2>&1 || ! buildx_answers; then install_engine; fi
 buildx_answers || by_hand "the client has no buildx"
 start_engine

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.config import config_schema
 from pipeline.images.definition import definition_schema
-from setup.reference import commands_page, configuration_page, exit_codes_page
+from setup.reference import commands_page, configuration_page, engine_page, exit_codes_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -23,6 +23,7 @@ FILES: dict[str, Callable[[], str]] = {
     "docs/reference/commands.md": commands_page,
     "docs/reference/configuration.md": configuration_page,
     "docs/reference/exit-codes.md": exit_codes_page,
+    "docs/reference/database-engine.md": engine_page,
 }
 
 

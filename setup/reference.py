@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -53,7 +54,7 @@ def exit_codes_page() -> str:
         "# Exit codes",
         "",
         GENERATED,
-        "They are never reused. Scripts may rely on them. `pins.check --strict` ends with 10 where a pin has moved upstream.",
+        "They are never reused. Scripts may rely on them. `pins.update --check --strict` ends with 10 where a pin has moved upstream.",
         "",
     ]
     lines += ["| code | name | when |", "| --- | --- | --- |", "| 0 | | everything was done |"]
@@ -63,6 +64,52 @@ def exit_codes_page() -> str:
     codes[TERMINATED_EXIT_CODE] = ("", "terminated (TERM); what was begun has been cleaned up")
     lines += [f"| {code} | {name} | {_cell(text)} |" for code, (name, text) in sorted(codes.items())]
     return "\n".join([*lines, ""])
+
+
+def engine_page() -> str:
+    """What a database engine of one's own offers: the protocols of pipeline/databases/engine.py."""
+    from pipeline.databases import bake, engine, states
+    from pipeline.integration import diagnosis
+
+    lines = [
+        "# Database engines",
+        "",
+        GENERATED,
+        f"A package of one's own names an object of its own under the entry point group `{engine.ENTRY_POINTS}`; `itest.engine` names the entry "
+        "point. A whole one, in 60 lines: [An engine of your own](../own-engine.md).",
+        "",
+    ]
+    kinds = (
+        engine.DatabaseEngine,
+        engine.Connection,
+        engine.OpenEngine,
+        states.StatefulEngine,
+        bake.RotatingEngine,
+        diagnosis.TellingEngine,
+    )
+    for kind in kinds:
+        lines += [f"## {kind.__name__}", "", inspect.getdoc(kind) or "", "", "| member | meaning |", "| --- | --- |"]
+        lines += [f"| `{_cell(_signature(name, member))}` | {_cell(inspect.getdoc(member) or '')} |" for name, member in _members(kind)]
+        lines.append("")
+    lines += ["## Values", "", "| type | fields | meaning |", "| --- | --- | --- |"]
+    for value in (engine.Address, engine.Account, engine.Password, engine.Statement, engine.Problem, engine.Answer, engine.Probe):
+        fields = ", ".join(f"`{field.name}: {field.type}`" for field in dataclasses.fields(value))
+        lines.append(f"| `{value.__name__}` | {fields} | {_cell(inspect.getdoc(value) or '')} |")
+    phases = ", ".join(f"`{phase.value}`" for phase in engine.Phase)
+    return "\n".join([*lines, "", f"`Phase`: {inspect.getdoc(engine.Phase)} {phases}.", ""])
+
+
+def _members(kind: type) -> Iterator[tuple[str, Any]]:
+    for name, member in vars(kind).items():
+        if not name.startswith("_") and (inspect.isfunction(member) or isinstance(member, property)):
+            yield name, member
+
+
+def _signature(name: str, member: Any) -> str:
+    if isinstance(member, property):
+        return f"{name}: {member.fget.__annotations__['return']}"
+    parameters = [f"{key}: {kind}" for key, kind in member.__annotations__.items() if key != "return"]
+    return f"{'async ' if inspect.iscoroutinefunction(member) else ''}{name}({', '.join(parameters)}) -> {member.__annotations__['return']}"
 
 
 def _tasks(collection: Collection, prefix: str = "") -> Iterator[tuple[str, Any]]:

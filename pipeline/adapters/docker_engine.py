@@ -7,28 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import ipaddress
 import json
 import os
 import socket
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.adapters.docker_context import Endpoint, engine_endpoint
-from pipeline.adapters.ssh_socket import open_ssh_socket
+from pipeline.adapters.image_archive import docker_archive, oci_archive
+from pipeline.adapters.ssh_socket import open_ssh_socket, ssh_hostname
 from pipeline.errors import EngineError, ImageUnavailableError
 
 LOOPBACK = "127.0.0.1"
 _NO_LAYERS = (
     "The engine does not load an image over layers that it has; seen working with 26.1 and both of its image stores: see `docker info`."
 )
-_DOCUMENT = 4 << 20  # bytes; what is larger in an image's export is a layer
 REQUEST_TIMEOUT = 60.0  # seconds for one answer of the engine; longer than its own 10 s of stopping a container
 # What a launched program says is looked for in its whole log. So it has one that can be read and loses nothing, whatever the engine's
 # defaults: another driver, or the last 10 MB only. A container gets the engine's default of each option that it does not set itself.
@@ -73,6 +72,8 @@ class DockerEngine:
     @property
     def host(self) -> str:
         """The host on which ports this engine publishes are reached from here."""
+        if self._endpoint.host.startswith("ssh://"):
+            return ssh_hostname(self._endpoint.host)
         return LOOPBACK if self._endpoint.is_unix else urlsplit(self._endpoint.host).hostname or LOOPBACK
 
     @property
@@ -377,7 +378,8 @@ class DockerEngine:
                 found = self._api.inspect_image(raw)
                 config = dict(self._api.inspect_image(original)["Config"])
                 config["Labels"] = {**(config.get("Labels") or {}), **labels}
-                archive = self._described_again(raw, config, reference) if self._is_containerd else _image_archive(found, config, reference)
+                exported = self._patient_api.get_image(raw) if self._is_containerd else None
+                archive = oci_archive(exported, config, reference) if exported else docker_archive(found, config, reference)
                 for event in self._patient_api.load_image(archive):
                     if "error" in event:
                         raise EngineError(f"{reference} cannot be made: {_one_line(event['error'])}", _NO_LAYERS)
@@ -399,30 +401,6 @@ class DockerEngine:
     def _is_containerd(self) -> bool:
         """Whether images are kept in the containerd image store."""
         return any("io.containerd.snapshotter" in str(entry) for entry in self._api.info().get("DriverStatus") or ())
-
-    def _described_again(self, image: str, config: Mapping[str, Any], reference: str) -> bytes:
-        """An archive for `docker load` of an image with another configuration (OCI Image Layout Specification)."""
-        documents: dict[str, bytes] = {}
-        with tarfile.open(fileobj=_Chunks(self._patient_api.get_image(image)), mode="r|") as tar:
-            for entry in tar:
-                content = tar.extractfile(entry) if entry.isfile() and entry.size <= _DOCUMENT else None
-                documents[entry.name] = content.read() if content else b""
-        found = json.loads(documents["index.json"])["manifests"][0]
-        manifest = json.loads(documents[_blob(found["digest"])])
-        described = {**json.loads(documents[_blob(manifest["config"]["digest"])]), "config": config}
-        blobs: dict[str, bytes] = {}
-
-        def descriptor(kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
-            content = json.dumps(document).encode()
-            digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
-            blobs[_blob(digest)] = content
-            return {"mediaType": kind, "digest": digest, "size": len(content)}
-
-        manifest["config"] = descriptor(manifest["config"]["mediaType"], described)
-        top = descriptor(found["mediaType"], manifest)
-        top["annotations"] = {"io.containerd.image.name": reference, "org.opencontainers.image.ref.name": reference.rpartition(":")[2]}
-        index = {"schemaVersion": 2, "manifests": [top]}
-        return _tar({"oci-layout": b'{"imageLayoutVersion": "1.0.0"}', "index.json": json.dumps(index).encode(), **blobs})
 
     def _image_config(self, reference: str) -> dict[str, Any] | None:
         import docker.errors
@@ -489,53 +467,6 @@ class DockerEngine:
                 f"the engine at {self.name} does not answer (while trying to {doing}): {_cause(error)}",
                 "Is it running, and may you use it? `docker info` and `docker context ls` show which engine is meant.",
             ) from error
-
-
-def _image_archive(image: Mapping[str, Any], config: Mapping[str, Any], reference: str) -> bytes:
-    """An archive for `docker load` that describes an image over the layers of `image` (Docker Image Specification v1.2)."""
-    layers = image["RootFS"]["Layers"]
-    described = {name.lower(): image[name] for name in ("Architecture", "Os", "Variant", "Created") if image.get(name)}
-    history = [{"created": image["Created"], "created_by": "pipeline"} for _ in layers]
-    described |= {"config": config, "rootfs": {"type": "layers", "diff_ids": layers}, "history": history}
-    content = json.dumps(described).encode()
-    name = f"{hashlib.sha256(content).hexdigest()}.json"
-    manifest = [{"Config": name, "RepoTags": [reference], "Layers": [f"{number}/layer.tar" for number in range(len(layers))]}]
-    return _tar({name: content, "manifest.json": json.dumps(manifest).encode()})
-
-
-def _blob(digest: str) -> str:
-    return f"blobs/{digest.replace(':', '/')}"
-
-
-def _tar(files: Mapping[str, bytes]) -> bytes:
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        for path, content in files.items():
-            entry = tarfile.TarInfo(path)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-    return archive.getvalue()
-
-
-class _Chunks(io.RawIOBase):
-    """What arrives in pieces, as a file to read from."""
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-        self._rest = b""
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        while size < 0 or len(self._rest) < size:
-            piece = next(self._chunks, None)
-            if piece is None:
-                break
-            self._rest += piece
-        end = len(self._rest) if size < 0 else size
-        text, self._rest = self._rest[:end], self._rest[end:]
-        return text
 
 
 def _filter(labels: Mapping[str, str]) -> dict[str, Sequence[str]]:

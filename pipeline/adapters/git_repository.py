@@ -8,7 +8,8 @@ import subprocess
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import Literal, NamedTuple
 
 from pipeline.errors import RevisionError
 from pipeline.revision import GitFacts
@@ -51,29 +52,91 @@ def read_git(project: Path, folders: Sequence[str]) -> GitFacts:
     if not (top / ".git").exists():
         return GitFacts(_read_archive(top)[0], "", frozenset())
     prefix = project.relative_to(top).as_posix() + "/" if project != top else ""
-    command = ["status", "--porcelain=v2", "--branch", "--no-renames", "--untracked-files=all", "--no-ahead-behind", "-z", "--"]
+    status = _read_status(project, top, _few(_visible(project, folders)) or ["."])
+    if status.commit == "(initial)":
+        raise RevisionError(f"{project} has no commit yet", "Images are named after a commit: git add … && git commit")
+    detached = status.branch == "(detached)"
+    return GitFacts(
+        commit=status.commit,
+        branch="" if detached else status.branch,
+        changed=frozenset(path.removeprefix(prefix) for path in status.changed if path.startswith(prefix)),
+        remotes=tuple(ask_git(project, "remote").split()) if detached else (),
+        missing=find_missing_below(project),
+    )
+
+
+class _Status(NamedTuple):
+    commit: str
+    branch: str
+    changed: set[str]  # relative to the top
+
+
+def _read_status(folder: Path, top: Path, paths: Sequence[str]) -> _Status:
+    """What git says of `paths` (relative to `folder`), with what is changed within submodules and other repositories among them."""
+    command = ["status", "--porcelain=v2", "--branch", "--no-renames", "--untracked-files=all", "--ignore-submodules=none"]
     commit = branch = ""
     changed: set[str] = set()
-    for record in ask_git(project, *command, *(_few(folders) or ["."])).split("\0"):
+    for record in ask_git(folder, *command, "--no-ahead-behind", "-z", "--", *paths).split("\0"):
         kind, _, rest = record.partition(" ")
         if record.startswith("# branch.oid "):
             commit = record.removeprefix("# branch.oid ")
         elif record.startswith("# branch.head "):
             branch = record.removeprefix("# branch.head ")
         elif kind == "1":
-            changed.add(rest.split(" ", 7)[7])
+            _, module, _, _, _, recorded, _, path = rest.split(" ", 7)
+            changed.add(path)
+            if module.startswith("S") and (top / path / ".git").exists():
+                changed.update(f"{path}/{inner}" for inner in _changed_in_submodule(top / path, recorded if module[1] == "C" else ""))
         elif kind == "u":
             changed.add(rest.split(" ", 9)[9])
+        elif kind == "?" and rest.endswith("/"):  # a repository that is no submodule: nothing of it is in this one's commit
+            inside = ask_git(top / rest, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
+            changed.update(f"{rest}{inner}" for inner in inside if inner)
         elif kind == "?":
             changed.add(rest)
-    if commit == "(initial)":
-        raise RevisionError(f"{project} has no commit yet", "Images are named after a commit: git add … && git commit")
-    return GitFacts(
-        commit=commit,
-        branch="" if branch == "(detached)" else branch,
-        changed=frozenset(path.removeprefix(prefix) for path in changed if path.startswith(prefix)),
-        remotes=tuple(ask_git(project, "remote").split()) if branch == "(detached)" else (),
-    )
+    return _Status(commit, branch, changed)
+
+
+def _changed_in_submodule(folder: Path, recorded: str) -> set[str]:
+    """What is uncommitted there, and what differs from the commit that was `recorded`, where that is another one."""
+    changed = _read_status(folder, folder, ["."]).changed
+    if recorded:
+        changed.update(filter(None, ask_git(folder, "diff", "--name-only", "--no-renames", "-z", recorded, "HEAD").split("\0")))
+    return changed
+
+
+def _visible(project: Path, folders: Sequence[str]) -> list[str]:
+    """`folders`, those within a repository below the project by that repository: git says nothing of paths in it, only of itself."""
+    known: dict[str, str] = {"": "", ".": ""}  # folder → the outermost repository that it is, or lies in
+
+    def repository_of(folder: str) -> str:
+        if folder not in known:
+            known[folder] = repository_of(folder.rpartition("/")[0]) or (folder if (project / folder / ".git").exists() else "")
+        return known[folder]
+
+    return [repository_of(folder) or folder for folder in folders]
+
+
+def find_missing_below(project: Path) -> tuple[str, ...]:
+    """The submodules below `project` that are not checked out, relative to it."""
+    top = find_top(project)
+    if top is None or not (top / ".gitmodules").is_file():
+        return ()
+    prefix = project.relative_to(top).as_posix() + "/" if project != top else ""
+    try:
+        listed = ask_git(top, "config", "--file", ".gitmodules", "--null", "--get-regexp", r"^submodule\..*\.path$").split("\0")
+    except RevisionError:
+        return ()  # a file that names none
+    paths = [path for entry in listed if (path := entry.partition("\n")[2]).startswith(prefix) and entry]
+    return tuple(sorted(path.removeprefix(prefix) for path in paths if not (top / path / ".git").exists()))
+
+
+def is_shallow(project: Path) -> bool:
+    """Whether this clone holds only the newest part of the history."""
+    try:
+        return ask_git(project, "rev-parse", "--is-shallow-repository").strip() == "true"
+    except RevisionError:
+        return False
 
 
 def commit_time(project: Path, commit: str) -> int:
@@ -105,7 +168,7 @@ def relate_commits(project: Path, old: str, new: str) -> Literal["same", "forwar
         return "forward"
     if _is_ancestor(project, new, old):
         return "backward"
-    return "unknown" if ask_git(project, "rev-parse", "--is-shallow-repository").strip() == "true" else "diverged"
+    return "unknown" if is_shallow(project) else "diverged"
 
 
 def _is_ancestor(project: Path, old: str, new: str) -> bool:
@@ -120,6 +183,8 @@ def _is_ancestor(project: Path, old: str, new: str) -> bool:
 def source_url(project: Path) -> str:
     """Where the project comes from (the remote `origin`), without credentials; empty where there is no such remote."""
     try:
+        if not (_top(project) / ".git").exists():
+            return ""  # a source archive, unpacked within another repository perhaps
         url = ask_git(project, "config", "--get", "remote.origin.url").strip()
     except RevisionError:
         return ""
@@ -128,6 +193,23 @@ def source_url(project: Path) -> str:
         return url  # user@host:path, or a folder: has no room for a password
     authority, slash, path = rest.partition("/")
     return f"{scheme}://{authority.rpartition('@')[2]}{slash}{re.split('[?#]', path)[0]}"
+
+
+def find_top(folder: Path) -> Path | None:
+    """The top of the work tree that `folder` is in; None where it is in none."""
+    return next((above for above in (folder, *folder.parents) if (above / ".git").exists()), None)
+
+
+def merge_texts(ours: str, base: str, theirs: str) -> str | None:
+    """Both sides' changes together, as git puts them together; None where they contradict each other."""
+    with TemporaryDirectory(prefix="pipeline-") as folder:
+        files = [Path(folder, name) for name in ("ours", "base", "theirs")]
+        for file, text in zip(files, (ours, base, theirs), strict=True):
+            file.write_text(text, encoding="utf-8")
+        try:
+            return ask_git(Path(folder), "merge-file", "--stdout", *map(str, files))
+        except RevisionError:
+            return None
 
 
 def _few(folders: Sequence[str]) -> list[str]:

@@ -14,11 +14,13 @@ def write_svg(dot: str, path: Path) -> None:
         result = subprocess.run(["dot", "-Tsvg"], input=dot.encode(), capture_output=True, check=True)
     except FileNotFoundError:
         raise MissingRequirementError(
-            "Graphviz is not installed", "apt-get install graphviz, or use the Mermaid text: invoke graph"
+            "Graphviz is not installed", "apt-get install graphviz, or use the Mermaid text: invoke plan --graph"
         ) from None
     except subprocess.CalledProcessError as error:
         said = error.stderr.decode(errors="replace").strip()
-        raise MissingRequirementError(f"Graphviz could not draw: {said}", "See: dot -V; or use the Mermaid text: invoke graph") from error
+        raise MissingRequirementError(
+            f"Graphviz could not draw: {said}", "See: dot -V; or use the Mermaid text: invoke plan --graph"
+        ) from error
     try:
         path.write_bytes(result.stdout)
     except OSError as error:

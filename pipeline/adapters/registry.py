@@ -11,6 +11,7 @@ import json
 import re
 import urllib.parse
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -151,13 +152,20 @@ class Registry:
 
     def tags(self, repository: str) -> list[str]:
         """Every tag of a repository, page after page; none where it does not exist."""
+        return self._pages(f"/v2/{repository}/tags/list", _pull(repository), "tags")
+
+    def repositories(self) -> list[str]:
+        """Every repository of the registry that this user may list. Raises RegistryRefusedError where nobody may."""
+        return self._pages("/v2/_catalog", "registry:catalog:*", "repositories")
+
+    def _pages(self, path: str, scope: str, key: str) -> list[str]:
+        """A list that the registry gives page after page; empty where there is nothing at that path."""
         found: list[str] = []
-        path = f"/v2/{repository}/tags/list"
         while path:
-            answer = self._requests.send(Request("GET", path, _pull(repository), missing=True, check=_check_tags))
+            answer = self._requests.send(Request("GET", path, scope, missing=True, check=partial(_check_list, key)))
             if answer.status == 404:
                 break
-            found += json.loads(answer.body)["tags"] or ()
+            found += json.loads(answer.body)[key] or ()
             link = re.search(r"<([^>]*)>\s*;[^,]*\brel=\"?next\b", answer.headers.get("link", ""))
             path = _on_this_registry(urllib.parse.urljoin(path, link[1])).geturl() if link else ""
         return found
@@ -206,11 +214,11 @@ def _read_manifest(answer: Answer) -> Manifest:
     return Manifest(answer.body, answer.headers.get("content-type", MANIFEST_TYPES[0]).partition(";")[0])
 
 
-def _check_tags(answer: Answer) -> str:
+def _check_list(key: str, answer: Answer) -> str:
     try:
-        json.loads(answer.body)["tags"]
+        json.loads(answer.body)[key]
     except (ValueError, TypeError, KeyError):
-        return "answers something that is no list of tags"
+        return f"answers something that is no list of {key}"
     return ""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import shutil
 import socket
 import subprocess
@@ -43,12 +44,29 @@ def open_ssh_socket(host: str) -> str:
 
 def ssh_command(host: str) -> list[str]:
     """What reaches the engine at ssh://[USER@]HOST[:PORT] through standard input and output."""
+    return ["ssh", "-o", f"ConnectTimeout={CONNECT_TIMEOUT}", "-T", *_destination(host), "docker", "system", "dial-stdio"]
+
+
+@functools.cache
+def ssh_hostname(host: str) -> str:
+    """The machine that ssh://HOST leads to: HOST may be an alias that only ~/.ssh/config knows. HOST itself where ssh cannot say."""
+    destination = _destination(host)
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        said = subprocess.run(["ssh", "-G", *destination], capture_output=True, text=True, check=False, timeout=CONNECT_TIMEOUT).stdout
+        for line in said.splitlines():
+            word, _, value = line.partition(" ")
+            if word == "hostname":
+                return value
+    return destination[-1]
+
+
+def _destination(host: str) -> list[str]:
     url = urlsplit(host)
     if not url.hostname or url.path.strip("/"):
         raise EngineError(f"'{host}' is not an address of an engine", "Write ssh://USER@HOST or ssh://USER@HOST:PORT, without a path.")
     user = ["-l", url.username] if url.username else []
     port = ["-p", str(url.port)] if url.port else []
-    return ["ssh", "-o", f"ConnectTimeout={CONNECT_TIMEOUT}", "-T", *user, *port, "--", url.hostname, "docker", "system", "dial-stdio"]
+    return [*user, *port, "--", url.hostname]
 
 
 def _serve(server: socket.socket, command: list[str]) -> None:

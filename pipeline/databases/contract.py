@@ -21,6 +21,7 @@ from pipeline.errors import ConfigurationError
 
 CONTRACTS = Path(__file__).with_name("contracts")
 SUFFIX = ".yaml"
+STANDIN = "pipeline.database.standin"  # the label of an image that is not what it answers as
 
 Doc = msgspec.Meta
 _Folder = Annotated[str, Doc(pattern="^(/[^/]+)*$")]
@@ -165,6 +166,11 @@ class DatabaseKind:
             "administrator_password_file": password_files[self.administrator],
             "service": service,
         }
+
+
+def is_standin(labels: Mapping[str, str]) -> bool:
+    """Whether an image says of itself that it is not what it answers as."""
+    return labels.get(STANDIN, "").lower() in ("true", "yes", "1")
 
 
 def load_kind(engine: str, contract: str = "", root: Path | None = None) -> DatabaseKind:

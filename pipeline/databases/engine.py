@@ -107,9 +107,11 @@ class Connection(Protocol):
     def execute(self, statement: str) -> Problem | None:
         """Run one statement; why it failed, or None."""
 
-    def commit(self) -> Problem | None: ...
+    def commit(self) -> Problem | None:
+        """Commit what was run; why it failed, or None."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Log out; never raises."""
 
 
 class DatabaseEngine(Protocol):
@@ -138,7 +140,8 @@ class DatabaseEngine(Protocol):
     def dsn(self, address: Address) -> str:
         """What the engine's own Python driver takes as address."""
 
-    def jdbc_url(self, address: Address) -> str: ...
+    def jdbc_url(self, address: Address) -> str:
+        """What a JDBC driver of this kind takes as address."""
 
     def split(self, script: str) -> Sequence[Statement]:
         """The statements of a script. Raises ScriptError for what cannot be run statement by statement."""

@@ -17,15 +17,15 @@ import contextlib
 import itertools
 import re
 import secrets
-import string
 from collections.abc import Callable, Container, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from pipeline.databases.engine import Account, Address, Connection, Password
+from pipeline.databases.engine import Account, Address, Connection
 from pipeline.databases.oracle_dictionary import COLUMNS, Dictionary, Reader
+from pipeline.databases.passwords import new_password
 from pipeline.databases.states import Prepare, Server, Sql, State, StatementError, in_order, quote_plain
 from pipeline.errors import PipelineError, PreparationError
 
@@ -181,7 +181,7 @@ class OracleStates:
     def _make(self) -> State:
         """A user who is prepared. Raises PreparationError."""
         name = f"{self.prefix}_{next(self._numbers)}".upper()
-        state = State(name, self.server.address, Account(name, _new_password()))
+        state = State(name, self.server.address, Account(name, new_password()))
         make_user(self._sql, self.server, state)
         self.prepare(lambda: self.connect(state.address, state.account), state)
         return state
@@ -385,7 +385,7 @@ def _filled(sql: Sql, owner: str, tables: Sequence[str]) -> frozenset[str]:
 
 def make_original(open_sql: Open, connect: Connect, server: Server, name: str, prepare: Prepare) -> str:
     """A user `name` with the prepared state, for no test to log in to. Raises PreparationError."""
-    state = State(name.upper(), server.address, Account(name.upper(), _new_password()))
+    state = State(name.upper(), server.address, Account(name.upper(), new_password()))
     sql = open_sql(server.address, server.administrator)
     try:
         make_user(sql, server, state)
@@ -455,9 +455,3 @@ def _rows_where_there_are(sql: Sql, query: str) -> list[tuple[Any, ...]]:
 def _quoted(name: str) -> str:
     # As it stands where that is the same: the stand-in knows such names in lower case only.
     return quote_plain(name, lambda text: _PLAIN.fullmatch(text) is not None)
-
-
-def _new_password() -> Password:
-    """Random; within Oracle's 30 bytes, with a letter first, and nothing that must be quoted."""
-    letters = string.ascii_letters + string.digits
-    return Password("Aa1" + "".join(secrets.choice(letters) for _ in range(21)))

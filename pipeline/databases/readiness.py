@@ -54,6 +54,7 @@ _WANTING = {
 _LONGER = "Give it longer with `itest.deadline`, or see .pipeline/itest/database.log."
 _HINTS = {
     Phase.CONTAINER: "See: docker ps --all",
+    Phase.PORT: f"An agent in a container of its own does not reach the 127.0.0.1 of the engine's host: set `itest.bind`. {_LONGER}",
     Phase.SERVICE: f"Is `itest.service` a service of this image? {_LONGER}",
     Phase.LOGIN: f"Does the image create the user of `itest.user`, in the service of `itest.service`? {_LONGER}",
 }

@@ -10,7 +10,6 @@ import asyncio
 import enum
 import json
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -19,16 +18,16 @@ from pathlib import Path
 from typing import Protocol
 
 from pipeline.databases.bake import unclean, why_not
-from pipeline.databases.contract import DatabaseKind
+from pipeline.databases.contract import DatabaseKind, is_standin
 from pipeline.databases.engine import Account, Address, Answer, OpenEngine, Password, Phase, Probe
 from pipeline.databases.knock import knock
+from pipeline.databases.passwords import masked, new_password
 from pipeline.databases.readiness import HealthCheck, wait_until_ready
 from pipeline.databases.states import Sql, StatementError
 from pipeline.errors import DatabaseNotReadyError, PreparationError
 
 FOLDER = "verify"  # in the state folder
 USER = "verifier"
-STANDIN = "pipeline.database.standin"  # the label of an image that is not what it answers as
 MARKS = "/tmp/verify"  # noqa: S108 - in the container; what its scripts have run is written there
 LOGINS = 20  # in a row, after the first one
 START_PAUSE = 0.5  # seconds that the start script takes, so that it shows who gets in before its end
@@ -163,7 +162,7 @@ def verify_image(
         rows = suite.run()
     finally:
         suite.remove()
-    standin = (engine.image_labels(image) or {}).get(STANDIN, "").lower() in ("true", "yes", "1")
+    standin = is_standin(engine.image_labels(image) or {})
     return Report(image, str(engine.find_image(image)), kind.contract.engine, kind.contract.name, standin, tuple(rows))
 
 
@@ -231,7 +230,7 @@ class _Suite:
     # Starting
 
     def check_start(self) -> str:
-        self.passwords = {user: Password(f"Vx{secrets.token_hex(11)}") for user in (self.kind.administrator, USER)}
+        self.passwords = {user: new_password() for user in (self.kind.administrator, USER)}
         paths = {user: f"{_FILES}/{user}" for user in self.passwords}
         contract, limits = self.kind.contract, self.kind.contract.limits
         service = contract.service.default
@@ -282,7 +281,7 @@ class _Suite:
         found = self.engine.find_container(self.container)
         if found is None or found.state not in ALIVE:
             code = f" with exit code {found.exit_code}" if found else ""
-            end = self._masked(self.engine.read_log(self.container, lines=5)).decode(errors="replace")
+            end = masked(self.engine.read_log(self.container, lines=5), self.passwords.values()).decode(errors="replace")
             raise DatabaseNotReadyError(f"the container ended{code}: {' '.join(end.split())}")
 
     # While it runs
@@ -303,7 +302,7 @@ class _Suite:
 
     def check_log(self) -> str:
         log = self._log()
-        if self._masked(log) != log:
+        if masked(log, self.passwords.values()) != log:
             raise NotMetError("a password is in the container's log")
         return f"{len(log.splitlines())} lines"
 
@@ -466,11 +465,6 @@ class _Suite:
 
     def _log(self) -> bytes:
         return self.engine.read_log(self.container)
-
-    def _masked(self, text: bytes) -> bytes:
-        for password in self.passwords.values():
-            text = text.replace(password.value.encode(), b"***")
-        return text
 
 
 def _bytes(size: str) -> int:

@@ -21,22 +21,23 @@ import msgspec
 from pipeline.config import STATE_FOLDER
 from pipeline.document import line_of, read_document
 from pipeline.errors import ConfigurationError, ImageUnavailableError
-from pipeline.images.definition import ImageDefinition
+from pipeline.images.definition import ImageDefinition, ReleaseParent, release_place
 from pipeline.images.hierarchy import Hierarchy
-from pipeline.reference import parse_reference
+from pipeline.reference import REPOSITORY, parse_reference
 from pipeline.state_files import write_whole
 
 LOCK_FILE = "pipeline.lock"
 BOOTSTRAP_REPOSITORY = "pipeline.local/bootstrap/"  # of the local images that bootstraps make
 REQUESTS = 8  # about images from elsewhere at the same time
-Kind = Literal["digest", "local", "bootstrap", "absent"]
+Kind = Literal["digest", "release", "local", "bootstrap", "absent"]
 T = TypeVar("T")
 
 
 class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a reference stands for.
 
-    `digest`: an image of a registry. `local`: only this engine has it (`value` is its image id). `bootstrap`: made from the
+    `digest`: an image of a registry. `release`: one of another repository's release, whose tag, digest and path of the image
+    are in `release`, `manifest` and `repository`. `local`: only this engine has it (`value` is its image id). `bootstrap`: made from the
     packages of a distribution (`value` such as `debian trixie`). `absent`: it can't be had (`value` says why). `date`: when it
     was found, in UTC, as 2026-05-17T14:05:09Z or only the day; to the second, so that each update of a pin is one.
     """
@@ -44,6 +45,9 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kind: Kind
     value: str
     date: str = ""
+    release: str = ""
+    manifest: str = ""
+    repository: str = ""
 
     @property
     def age(self) -> int:
@@ -52,9 +56,12 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class _Pin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    kind: Literal["digest", "bootstrap"]
+    kind: Literal["digest", "release", "bootstrap"]
     value: str
     date: str
+    release: str = ""
+    manifest: str = ""
+    repository: str = ""
 
 
 class _Lock(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,6 +73,18 @@ class _Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     note: str = ""
 
 
+class Foundation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An image that another one was made from.
+
+    `name`: of the same release where there is no `digest`; else NAMESPACE/IMAGE of `release`, the tag of another repository's, or
+    a reference.
+    """
+
+    name: str
+    digest: str = ""
+    release: str = ""
+
+
 class BaseSource(Protocol):
     """Whom to ask about an image from elsewhere."""
 
@@ -75,15 +94,23 @@ class BaseSource(Protocol):
     def remote_digest(self, reference: str) -> str:
         """Its digest in its registry; raises ImageUnavailableError with the reason."""
 
+    def released_image(self, parent: ReleaseParent) -> Base:
+        """The image of another repository's release; raises ImageUnavailableError with the reason."""
+
     def bootstrap_suite(self, suites: Mapping[str, str]) -> str:
         """The distribution and suite this machine can make a base from; empty where it can't."""
 
 
 class Bases(msgspec.Struct, frozen=True):
-    """Every reference the hierarchy begins with, resolved; `pinned` are those that pipeline.lock holds."""
+    """Every reference the hierarchy begins with, resolved; `pinned` are those that pipeline.lock holds.
+
+    `registry`: HOST[:PORT][/PREFIX] that images of releases are pulled from; their pins do not say, so that one lock file is right
+    wherever it is used.
+    """
 
     found: Mapping[str, Base]
     pinned: frozenset[str] = frozenset()
+    registry: str = ""
 
     def __getitem__(self, reference: str) -> Base:
         return self.found[reference]
@@ -93,21 +120,38 @@ class Bases(msgspec.Struct, frozen=True):
         base = self.found[reference]
         if base.kind == "digest":
             return str(parse_reference(reference).with_digest(base.value))
+        if base.kind == "release":
+            return f"{'/'.join(release_place(base.repository, self.registry))}@{base.value}"
         if base.kind == "bootstrap":
             return bootstrap_name(base.value, base.date if reference in self.pinned else "")
         return reference
 
+    def foundation(self, reference: str) -> Foundation:
+        """What a release says of it."""
+        base = self.found[reference]
+        return Foundation(self.name(reference), base.value, base.release)
+
+    def name(self, reference: str) -> str:
+        """What it is called in fingerprints and releases: of an image of a release, which of them is followed says nothing of it."""
+        return reference.rpartition("@")[0] if self.found[reference].kind == "release" else reference
+
     def identity(self, reference: str) -> str:
-        """What it truly is, as one value for fingerprints: of a pinned one with the date, since a new date is a new decision."""
+        """What it truly is, as one value for fingerprints: of a pinned one with the date, since a new date is a new decision.
+
+        Of another repository's image it is the digest alone: how old its packages are is decided there, and a release in which
+        it is the same changes nothing here.
+        """
         base = self.found[reference]
         if base.kind == "absent":
             return "absent"  # whatever the reason
+        if base.kind == "release":
+            return f"digest {base.value}"
         return f"{base.kind} {base.value}" + (f" {base.date}" if reference in self.pinned else "")
 
     def describe(self, reference: str) -> str:
         """What it truly is, in words, for labels and logs."""
         base = self.found[reference]
-        if base.kind == "digest":
+        if base.kind in ("digest", "release"):
             return f"{reference} {base.value}"
         if base.kind == "bootstrap":
             return f"{base.value} bootstrapped from distribution packages, in place of {reference}"
@@ -139,10 +183,10 @@ def takers(hierarchy: Hierarchy) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def read_bases(root: Path) -> Bases:
+def read_bases(root: Path, registry: str = "") -> Bases:
     """What is pinned and what is remembered, without asking anybody. Raises ConfigurationError for a damaged pipeline.lock."""
     pins = read_pins(root)
-    return Bases({**_read_memory(root), **pins}, frozenset(pins))
+    return Bases({**_read_memory(root), **pins}, frozenset(pins), registry)
 
 
 def read_pins(root: Path) -> dict[str, Base]:
@@ -157,13 +201,14 @@ def read_pins(root: Path) -> dict[str, Base]:
         raise ConfigurationError(error.message, mend) from None
     for name, pin in pins.items():
         wrong = {
-            "value": pin.kind == "digest" and not _DIGEST.fullmatch(pin.value) and f"'{pin.value}' is no digest",
+            "value": pin.kind != "bootstrap" and not _DIGEST.fullmatch(pin.value) and f"'{pin.value}' is no digest",
+            "repository": pin.kind == "release" and not _is_path(pin.repository) and f"'{pin.repository}' is no repository",
             "date": not _is_date(pin.date) and f"'{pin.date}' is no date such as 2026-05-17T14:05:09Z",
         }
         for key, what in wrong.items():
             if what:
                 raise ConfigurationError(f"{LOCK_FILE}:{line_of(path, 'bases', name, key)}: '{name}': {what}", mend)
-    return {name: Base(pin.kind, pin.value, pin.date) for name, pin in pins.items()}
+    return {name: msgspec.convert(pin, Base, from_attributes=True) for name, pin in pins.items()}
 
 
 def resolve_bases(hierarchy: Hierarchy, known: Bases, source: BaseSource) -> Bases:
@@ -188,8 +233,10 @@ def resolve_bases(hierarchy: Hierarchy, known: Bases, source: BaseSource) -> Bas
     for reference, base in found.items():
         if base.kind == "absent" and not wanted[reference].optional:
             hint = "Give it a `bootstrap:`, make it `optional: true`, or pull it once: docker pull " + reference
+            if wanted[reference].released(reference):
+                hint = "Publish it there (invoke build push), correct `parent:`, or make the image `optional: true`."
             raise ImageUnavailableError(f"{wanted[reference].file}: the image '{reference}' cannot be had: {base.value}", hint)
-    return Bases(found, known.pinned & found.keys())
+    return Bases(found, known.pinned & found.keys(), known.registry)
 
 
 def remember_bases(root: Path, bases: Bases) -> None:
@@ -236,6 +283,11 @@ def at_the_same_time(function: Callable[[str], T], references: Sequence[str]) ->
 def find_base(reference: str, definition: ImageDefinition, source: BaseSource) -> Base:
     """What a reference stands for, asked now. Raises ImageUnavailableError where only a program for its bootstrap is missing."""
     date = now()
+    if parent := definition.released(reference):
+        try:
+            return msgspec.structs.replace(source.released_image(parent), date=date)
+        except ImageUnavailableError as error:
+            return Base("absent", error.message, date)
     named = parse_reference(reference)
     if named.digest:
         return Base("digest", named.digest, date)
@@ -289,6 +341,10 @@ def absent_references(bases: Bases, definition: ImageDefinition) -> Iterable[str
     """Which of the images a definition takes from elsewhere cannot be had."""
     names = (definition.base, *definition.uses)
     return [name for name in names if name in bases.found and bases.found[name].kind == "absent"]
+
+
+def _is_path(repository: str) -> bool:
+    return bool(REPOSITORY.fullmatch(release_place(repository, "")[1]))
 
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

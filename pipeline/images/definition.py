@@ -19,8 +19,29 @@ RELEASES = "releases"  # the repository, below the namespace, that holds what ea
 APPLICATION_FILE = "image.yaml"  # lies beside its Dockerfile; every other file describes the folder dockerfiles/NAME
 
 
+class ReleaseParent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An image of another repository's release, as a parent."""
+
+    release: Annotated[
+        str,
+        Doc(
+            description="The other repository's namespace, in the registry that images are pulled from; or HOST[:PORT]/PATH/NAMESPACE.",
+            min_length=1,
+        ),
+    ]
+    image: Annotated[str, Doc(description="The image's name there.", min_length=1)]
+    track: Annotated[
+        str, Doc(description="Which of its releases: the newest of a branch; or for ever a commit's tag, or a digest.", min_length=1)
+    ] = "main"
+
+    @property
+    def key(self) -> str:
+        """What it is called in pipeline.lock and in messages; no reference looks like this."""
+        return f"{self.release}/{self.image}@{self.track}"
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An image definition. A root says `from`, a child says `parent`."""
+    """An image definition. A root says `from`, or a `parent` of another repository's release; a child says `parent`."""
 
     from_: Annotated[str, Doc(description="A root's base: a reference in a registry, or one that only the local engine has.")] = (
         msgspec.field(default="", name="from")
@@ -28,7 +49,10 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bootstrap: Annotated[
         dict[str, str], Doc(description="Where the base cannot be pulled: distribution → suite to make it from with mmdebstrap.")
     ] = {}
-    parent: Annotated[str, Doc(description="The name of the image definition this image is built on.")] = ""
+    parent: Annotated[
+        str | ReleaseParent,
+        Doc(description="The name of the image definition this image is built on, or an image of another repository's release."),
+    ] = ""
     name: Annotated[str, Doc(description="The image's name. Default: the file's name, for image.yaml its folder's.")] = ""
     repository: Annotated[str, Doc(description="Its path below registry and namespace. Default: the name.")] = ""
     context: Annotated[
@@ -50,7 +74,8 @@ class ImageDefinition(msgspec.Struct, frozen=True):
     repository: Reference  # registry, namespace and path, without tag
     context: str
     platform: str
-    base: str = ""  # a root's `from`
+    base: str = ""  # a root's `from`, or the key of `release`
+    release: ReleaseParent | None = None
     parent: str = ""
     bootstrap: dict[str, str] = {}
     description: str = ""
@@ -58,6 +83,10 @@ class ImageDefinition(msgspec.Struct, frozen=True):
     uses: tuple[str, ...] = ()
     secrets: tuple[str, ...] = ()
     optional: bool = False
+
+    def released(self, reference: str) -> ReleaseParent | None:
+        """The release that `reference`, which this image takes from elsewhere, is of; None where it is of none."""
+        return self.release if reference == self.base else None
 
     @property
     def dockerfile(self) -> str:
@@ -84,6 +113,14 @@ def read_definitions(config: Config) -> tuple[ImageDefinition, ...]:
             )
         files.update(dict.fromkeys(found))
     return tuple(_read_definition(path, config) for path in files)
+
+
+def release_place(release: str, pull_from: str) -> tuple[str, str]:
+    """(registry with its prefix, namespace) of another repository's releases: a name without a host is in `pull_from`."""
+    host, slash, rest = release.partition("/")
+    if slash and (re.search(r"[.:]", host) or host == "localhost"):
+        return host, rest
+    return pull_from, release
 
 
 def definition_schema() -> dict[str, object]:
@@ -125,6 +162,19 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
             parse_reference(file.from_)
         except ConfigurationError as error:
             check(False, f"'from': {error.message}", error.hint, "from")
+    release = file.parent if isinstance(file.parent, ReleaseParent) else None
+    if release:
+        registry, namespace = release_place(release.release, config.pull_from)
+        check(
+            bool(REPOSITORY.fullmatch(namespace)) and bool(_NAME.fullmatch(release.image)),
+            f"'parent': '{release.release}' and '{release.image}' name no image of a release",
+            "Write the other repository's namespace and the image's name there, such as {release: base-images, image: tomcat}.",
+            "parent",
+        )
+        try:
+            parse_reference(f"{registry}/{namespace}/{RELEASES}")
+        except ConfigurationError as error:
+            check(False, f"'parent': {error.message}", error.hint, "parent")
     repository = file.repository or name
     check(bool(REPOSITORY.fullmatch(repository)), f"'{repository}' is not a repository path", "Use lower-case letters, digits, single separators and slashes.", "repository")  # fmt: skip
     check(
@@ -168,8 +218,9 @@ def _read_definition(path: Path, config: Config) -> ImageDefinition:
         repository=reference,
         context=context,
         platform=file.platform or config.platform,
-        base=file.from_,
-        parent=file.parent,
+        base=release.key if release else file.from_,
+        release=release,
+        parent="" if release else str(file.parent),
         bootstrap=file.bootstrap,
         description=file.description,
         args=arguments,

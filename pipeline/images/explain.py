@@ -71,7 +71,8 @@ def _causes(step: Step, against: Release, made_of: dict[str, tuple[Input, ...]])
     if step.name not in against.present:
         return (Reason("new", f"not in release {against.tag}"),)
     if step.name in made_of:
-        return tuple(Reason(kind, what) for kind, what in changes(made_of[step.name], shortened(step.fingerprint.inputs)))
+        found = (Reason(kind, what) for kind, what in changes(made_of[step.name], shortened(step.fingerprint.inputs)))
+        return tuple(_moved_release(step, against) or cause if cause.kind == "base" else cause for cause in found)
     if against.present[step.name].fingerprint != step.fingerprint.value:  # it is made from others that are new
         return tuple(
             Reason(item.kind, f"{item.name} changed")
@@ -81,6 +82,14 @@ def _causes(step: Step, against: Release, made_of: dict[str, tuple[Input, ...]])
     if not step.registry_digest:
         return (Reason("missing", "unchanged, but missing in the registry"),)
     return (Reason("unchanged", f"as in release {against.tag}"), *(reason for reason in step.reasons if reason.kind in ("registry", "tag")))
+
+
+def _moved_release(step: Step, against: Release) -> Reason | None:
+    """Of a parent in another repository's release, people want to read the releases, not two digests."""
+    before, now = against.present[step.name].stands_on[:1], step.stands_on[0]
+    if before and before[0].name == now.name and before[0].release and now.release:
+        return Reason("base", f"{now.name} changed: release {before[0].release} → {now.release}")
+    return None
 
 
 def _is_new(item: Input, against: Release) -> bool:

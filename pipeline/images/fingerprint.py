@@ -10,7 +10,7 @@ The inputs of schema 2, each a kind, a name and an identity:
 | `dockerfile` | `Dockerfile` | SHA-256 of its recipe: the text without comments and blank lines outside here-documents |
 | `file` | path in the build context | `file:x:SHA-256` or `file:-:SHA-256` (the executable bit), `folder:x:`, `link:-:TARGET` |
 | `argument` | build argument | the value given; only arguments that the Dockerfile declares |
-| `base` | a root's `from` | what it truly is: digest, local image id or bootstrap, of a pinned one with its date |
+| `base` | a root's `from`, or NAMESPACE/IMAGE of a release | what it truly is: digest, local image id or bootstrap, of a pinned `from` with its date |
 | `parent` | a child's `parent` | the parent's fingerprint |
 | `uses` | a used image | its fingerprint, or what it truly is |
 

@@ -25,6 +25,7 @@ from pipeline.images.bases import (
     takers,
     write_changed,
 )
+from pipeline.images.definition import ImageDefinition
 from pipeline.images.hierarchy import Hierarchy
 from pipeline.reference import parse_reference
 
@@ -50,7 +51,7 @@ class PinState(msgspec.Struct, frozen=True):
             return "unknown"
         if (self.pinned.kind, self.pinned.value) != (self.upstream.kind, self.upstream.value):
             return "moved"
-        return "current" if self.pinned.kind == "digest" else "unknown"  # nobody says whether a distribution's packages moved
+        return "unknown" if self.pinned.kind == "bootstrap" else "current"  # nobody says whether a distribution's packages moved
 
     def describe(self, max_age: int = 0) -> str:
         """One line for people; `max_age` in days, 0 where any age will do."""
@@ -73,6 +74,10 @@ class PinState(msgspec.Struct, frozen=True):
         if self.pinned is None:
             return f"{self.reference}: pinned to {_name(self.upstream)}"
         moved = f"{_name(self.pinned)} → {_name(self.upstream)}" if self.state == "moved" else f"{_name(self.upstream)} as before"
+        if self.upstream.kind == "release":
+            same = self.state == "current" and self.pinned.release != self.upstream.release
+            moved = f"{_name(self.pinned)} → {_name(self.upstream)}, the same image" if same else moved
+            return f"{self.reference}: {moved} (was pinned {_ago(self.pinned.age)})"
         return f"{self.reference}: {moved}, packages are installed anew (was pinned {_ago(self.pinned.age)})"
 
     def too_old(self, max_age: int) -> bool:
@@ -101,11 +106,12 @@ def ask_pins(hierarchy: Hierarchy, pins: Mapping[str, Base], source: BaseSource,
         missing = found.kind == "absent"
         return PinState(reference, images[reference], definition.optional, pin, None if missing else found, found.value if missing else "")
 
-    return tuple(at_the_same_time(ask, sorted({_same_reference(name, wanted) for name in only} if only else wanted)))
+    named = {reference for name in only for reference in _named(name, wanted)} if only else wanted
+    return tuple(at_the_same_time(ask, sorted(named)))
 
 
 def pins_as_json(asked: Sequence[PinState], unused: Sequence[str], max_age: int) -> dict[str, Any]:
-    """The document that `invoke pins.check --json` prints; `unused` are pins that no image takes any more."""
+    """The document that `invoke pins.update --check --json` prints; `unused` are pins that no image takes any more."""
 
     def known(base: Base | None) -> dict[str, str] | None:
         return {"kind": base.kind, "value": base.value, "date": base.date} if base else None
@@ -149,7 +155,9 @@ def move_pins(pins: Mapping[str, Base], asked: Sequence[PinState], only: bool = 
     kept = {name: base for name, base in pins.items() if only and name not in asked_for}
     for item in asked:
         base = item.upstream or item.pinned
-        if base and base.kind in ("digest", "bootstrap"):
+        if base and item.pinned and base.kind == "release" and base.manifest == item.pinned.manifest:
+            base = item.pinned  # the newest there is: nothing new was decided, and nobody need commit a date
+        if base and base.kind in ("digest", "release", "bootstrap"):
             kept[item.reference] = base
     return kept
 
@@ -159,6 +167,8 @@ def write_pins(root: Path, pins: Mapping[str, Base]) -> None:
     lines = ["# What the image hierarchy begins with. Written by `invoke pins.update`; commit it.", "bases:" if pins else "bases: {}"]
     for name, base in sorted(pins.items()):
         lines += [f"  {json.dumps(name)}:", f"    kind: {base.kind}", f"    value: {base.value}", f'    date: "{base.date}"']
+        if base.kind == "release":
+            lines += [f"    {key}: {json.dumps(getattr(base, key))}" for key in ("release", "manifest", "repository")]
     write_changed(root / LOCK_FILE, "\n".join(lines) + "\n")
     forget_bases(root, pins)
 
@@ -168,10 +178,11 @@ def aged_bases(hierarchy: Hierarchy, bases: Bases, days: int) -> list[str]:
     found = []
     for reference, names in takers(hierarchy).items():
         base = bases[reference]
-        if base.kind in ("digest", "bootstrap") and base.age > days:
+        if base.kind in ("digest", "release", "bootstrap") and base.age > days:
             how = "pinned" if reference in bases.pinned else "found (and not pinned)"
+            as_old = "its newest release may be newer" if base.kind == "release" else "its packages are as old"
             found.append(
-                f"{', '.join(names)}: {reference} was {how} {base.age} days ago (max_pin_age: {days}), and its packages are as old; "
+                f"{', '.join(names)}: {reference} was {how} {base.age} days ago (max_pin_age: {days}), and {as_old}; "
                 f"invoke pins.update --only {reference}"
             )
     return found
@@ -194,6 +205,8 @@ def pin_marks(hierarchy: Hierarchy, bases: Bases) -> dict[str, str]:
 def _name(base: Base | None) -> str:
     if base is None or base.kind == "digest":
         return base.value if base else ""
+    if base.kind == "release":
+        return f"release {base.release}"
     return f"{base.value} bootstrapped" if base.kind == "bootstrap" else "an image that only the local engine has"
 
 
@@ -201,11 +214,18 @@ def _ago(days: int) -> str:
     return "today" if days < 1 else f"{days} day{'s' if days > 1 else ''} ago"
 
 
-def _same_reference(name: str, references: Collection[str]) -> str:
-    """The one of `references` that `name` stands for, however it is written: ubuntu:24.04, docker.io/library/ubuntu:24.04."""
-    if name in references:
-        return name
-    for reference in references:
-        if str(parse_reference(reference)) == str(parse_reference(name)):
-            return reference
-    raise ConfigurationError(f"--only {name}: no image takes that from elsewhere", nearest(name, references))
+def _named(name: str, wanted: Mapping[str, ImageDefinition]) -> set[str]:
+    """The references that `name` stands for, however it is written: ubuntu:24.04, docker.io/library/ubuntu:24.04.
+
+    Images of one release move together, whichever of them is named, or the release itself: `base-images`, `base-images@main`.
+    """
+    tracks = {reference: (found.release, found.track) for reference in wanted if (found := wanted[reference].released(reference))}
+    moving = {track for reference, track in tracks.items() if name in (reference, track[0], "@".join(track))}
+    if moving:
+        return {reference for reference, track in tracks.items() if track in moving}
+    if name in wanted:
+        return {name}
+    for reference in wanted.keys() - tracks.keys():
+        if "@" not in name.partition("@sha256:")[0] and str(parse_reference(reference)) == str(parse_reference(name)):
+            return {reference}
+    raise ConfigurationError(f"--only {name}: no image takes that from elsewhere", nearest(name, wanted))

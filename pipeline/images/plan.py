@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from pipeline.engine_image import EngineImage
-from pipeline.images.bases import LOCK_FILE, Bases, absent_references
+from pipeline.images.bases import LOCK_FILE, Bases, Foundation, absent_references
 from pipeline.images.context import BuildContext
 from pipeline.images.definition import ImageDefinition
 from pipeline.images.fingerprint import Fingerprint, Input, changes, make_fingerprint
@@ -42,6 +42,7 @@ class Step(msgspec.Struct, frozen=True):
     base_description: str
     named_contexts: Mapping[str, str]  # how the Dockerfile calls a used image → its real name
     needs: tuple[str, ...]
+    stands_on: tuple[Foundation, ...]
     context: BuildContext
     image: EngineImage | None = None
     registry_digest: str = ""
@@ -98,7 +99,7 @@ def make_fingerprints(hierarchy: Hierarchy, bases: Bases, contexts: Mapping[str,
         declared = context.dockerfile.arguments
         inputs += [Input("argument", name, value) for name, value in definition.args.items() if name in declared]
         if definition.base:
-            inputs.append(Input("base", definition.base, _identity(bases, definition.base)))
+            inputs.append(Input("base", bases.name(definition.base), _identity(bases, definition.base)))
         else:
             inputs.append(Input("parent", definition.parent, found[definition.parent].value))
         inputs += [Input("uses", used, found[used].value if used in found else _identity(bases, used)) for used in definition.uses]
@@ -176,6 +177,10 @@ def plan_build(
             base_description=bases.describe(definition.base) if definition.base else str(steps[definition.parent].content),
             named_contexts={used: str(steps[used].content) if used in steps else bases.build_name(used) for used in definition.uses},
             needs=needs,
+            stands_on=tuple(
+                Foundation(name) if name in steps else bases.foundation(name)
+                for name in (definition.base or definition.parent, *definition.uses)
+            ),
             context=contexts[definition.name],
             image=image,
             registry_digest=digest,

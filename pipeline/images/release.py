@@ -22,6 +22,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryRefusedError
+from pipeline.images.bases import Foundation
 from pipeline.images.fingerprint import Input
 from pipeline.images.plan import BuildPlan, Step
 from pipeline.revision import SHORT, Revision, branch_tag, commit_tag
@@ -41,6 +42,7 @@ class ReleasedImage(msgspec.Struct, frozen=True, omit_defaults=True):
 
     `repository`: registry and path. `size`: bytes of config and layers, compressed. `inputs`: the blob with what it was made of;
     `own`: a short hash of that without what the images it was made from are, so that often nobody needs to ask for the blob.
+    `stands_on`: the images it was made from, its parent or base first.
     """
 
     repository: str = ""
@@ -52,6 +54,7 @@ class ReleasedImage(msgspec.Struct, frozen=True, omit_defaults=True):
     inputs: str = ""
     own: str = ""
     absent: str = ""
+    stands_on: tuple[Foundation, ...] = ()
 
 
 class ReleaseRevision(msgspec.Struct, frozen=True):
@@ -171,6 +174,19 @@ class Releases:
         shown = ", ".join(sorted(tag for tag in tags if not _commit_of(tag))[:10])
         raise ImageUnavailableError(f"there is no release of '{wanted}'", f"Released branches: {shown or 'none'}. See: invoke release.list")
 
+    def locate(self, wanted: str) -> tuple[str, Release]:
+        """(digest, release) of what a branch, a tag, a commit or a digest names. Raises as `find` does."""
+        named = wanted if wanted.startswith("sha256:") else self.find(wanted).tag
+        manifest, release = self.shelf.manifest(named), self.read(named)
+        if manifest is None or release is None:
+            raise ImageUnavailableError(f"there is no release '{wanted}'", "See: invoke release.list")
+        return blob_digest(manifest), release
+
+    def promoted(self) -> Sequence[Release]:
+        """What the branches' tags name, by tag."""
+        tags = sorted(tag for tag in self.shelf.tags() if not _commit_of(tag))
+        return [release for release in self.together(self.read, tags) if release is not None]
+
     def list(self, branch: str = "") -> Sequence[Release]:
         """The releases of a branch, or all of them, the newest commit first."""
         tags = [tag for tag in self.shelf.tags() if _commit_of(tag)]
@@ -197,6 +213,7 @@ def describe_release(
                 base=step.base_description,
                 inputs=blob_digest(inputs[step.name]),
                 own=own_inputs(step),
+                stands_on=step.stands_on,
             )
     revision = plan.revision
     return Release(ReleaseRevision(revision.branch, revision.commit, revision.dirty, committed), images)

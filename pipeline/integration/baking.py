@@ -25,13 +25,14 @@ from pipeline.databases.bake import (
 )
 from pipeline.databases.contract import DatabaseKind
 from pipeline.databases.engine import Connection, OpenEngine
+from pipeline.databases.passwords import new_password
 from pipeline.databases.prepare import run_steps
 from pipeline.databases.states import Sql, StatementError
 from pipeline.errors import BakeRefusedError, DatabaseNotReadyError, PipelineError
 from pipeline.integration.address import address_variables, remove_address_files, write_address_files
 from pipeline.integration.bracket import RESULTS
 from pipeline.integration.container_engine import ContainerEngine, Inspected
-from pipeline.integration.database import ALIVE, Database, DatabaseHost, new_password
+from pipeline.integration.database import ALIVE, Database, DatabaseHost
 from pipeline.integration.guardian import guarded
 from pipeline.integration.interruption import Interruption
 from pipeline.integration.lease import FOLDER, STAY, look, renewing, without_end

@@ -7,8 +7,6 @@ The passwords are put into the created container before it starts. They are in n
 from __future__ import annotations
 
 import contextlib
-import secrets
-import string
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,9 +14,10 @@ from functools import partial
 
 from pipeline import sessions
 from pipeline.databases.bake import START_SCRIPT, Baked, rotating
-from pipeline.databases.contract import DatabaseKind
+from pipeline.databases.contract import DatabaseKind, is_standin
 from pipeline.databases.engine import Account, Address, Connection, Password
 from pipeline.databases.knock import knock
+from pipeline.databases.passwords import masked, new_password
 from pipeline.databases.prepare import Program, Script, run_steps
 from pipeline.databases.readiness import HealthCheck, Waited, wait_until_ready
 from pipeline.errors import (
@@ -43,7 +42,6 @@ IMAGE = "pipeline.database.image"
 SERVICE = "pipeline.database.service"
 USER = "pipeline.database.user"
 BIND = "pipeline.database.bind"
-STANDIN = "pipeline.database.standin"  # comes from the image
 BAKED = "pipeline.database.baked"  # the baked image it was started from
 FINGERPRINT = "pipeline.database.fingerprint"
 
@@ -51,7 +49,6 @@ CREATION_PATIENCE = 10.0  # seconds that another process may take between creati
 LOG_END = 20  # lines of a dead container's log in a message
 
 ALIVE = ("running", "paused", "restarting")
-_ALPHABET = string.ascii_letters + string.digits
 _ANY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
 _OWN_ADDRESS = ("127.0.0.1", "localhost", "::1")
 
@@ -96,9 +93,7 @@ class Database:
 
     def mask(self, text: bytes) -> bytes:
         """`text` without this database's passwords."""
-        for account in (self.user, self.administrator, *self.workers):
-            text = text.replace(account.password.value.encode(), b"***")
-        return text
+        return masked(text, (account.password for account in (self.user, self.administrator, *self.workers)))
 
     @property
     def description(self) -> str:
@@ -202,16 +197,16 @@ class DatabaseHost:
             raise SessionMissingError(
                 f"there is no session {session.key} on the engine at {self._engine.name}", "Start it: invoke start-oracle"
             )
-        accounts = self._accounts(container)
+        passwords = [account.password for account in self._accounts(container)]
         rest = b""
         for piece in self._engine.follow_log(container.id) if follow else (self._engine.read_log(container.id),):
             *lines, rest = (rest + piece).split(b"\n")
             for line in lines:  # whole ones: a password may come in two pieces
-                yield _masked(line, accounts) + b"\n"
+                yield masked(line, passwords) + b"\n"
                 if find_end(line):
                     return
         if rest:
-            yield _masked(rest, accounts) + b"\n"
+            yield masked(rest, passwords) + b"\n"
 
     def epitaph(self, database: Database) -> str:
         """How the database's container ended; empty while it runs."""
@@ -377,7 +372,7 @@ class DatabaseHost:
             container=container.id,
             engine=labels.get(ENGINE, ""),
             image=labels.get(IMAGE, ""),
-            standin=labels.get(STANDIN, "").lower() in ("true", "yes", "1"),
+            standin=is_standin(labels),
             address=address,
             dsn=self._kind.dsn(address),
             user=accounts[0],
@@ -469,9 +464,7 @@ class DatabaseHost:
                 return
             accounts = [database.user, database.administrator] if database else self._accounts(container)
             log = without_end(self._engine.read_log(container.id))  # after the passwords, for the container may go at any moment
-            for account in accounts:
-                log = log.replace(account.password.value.encode(), b"***")
-            keep_log(log)
+            keep_log(masked(log, (account.password for account in accounts)))
         except EngineError as error:
             self._say(f"warning: {error.message}")
         except OSError as error:
@@ -490,21 +483,7 @@ class DatabaseHost:
         cause = ", out of memory (raise `itest.memory`)" if container.out_of_memory else ""
         cause += f", {container.error}" if container.error else ""
         log = without_end(self._engine.read_log(container.id, lines=LOG_END))
-        for account in [database.user, database.administrator] if database else self._accounts(container):
-            log = log.replace(account.password.value.encode(), b"***")
+        accounts = [database.user, database.administrator] if database else self._accounts(container)
+        log = masked(log, (account.password for account in accounts))
         end = log.decode(errors="replace").strip() or "(it wrote nothing)"
         return f"the database's container ended with exit code {container.exit_code}{cause}; the end of its log:\n{end}"
-
-
-def _masked(log: bytes, accounts: Sequence[Account]) -> bytes:
-    for account in accounts:
-        log = log.replace(account.password.value.encode(), b"***")
-    return log
-
-
-def new_password() -> Password:
-    """Random; a letter first and only letters and digits, which every tool takes unquoted; within the 30 bytes that some databases allow."""
-    while True:
-        text = secrets.choice(string.ascii_letters) + "".join(secrets.choice(_ALPHABET) for _ in range(23))
-        if any(sign.islower() for sign in text) and any(sign.isupper() for sign in text) and any(sign.isdigit() for sign in text):
-            return Password(text)

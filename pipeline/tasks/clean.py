@@ -7,15 +7,30 @@ from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from pipeline.errors import ConfigurationError
 from pipeline.tasks.command import command, read_project, say
 
 if TYPE_CHECKING:
     from pipeline.config import Config
 
 
-@command(help={"images": "Remove the images of this project from the engine, too (not from any registry)."})
-def clean(_context: Context, images: bool = False) -> None:
-    """Remove this checkout's containers, networks, volumes and .pipeline/; with --images its images, too."""
+@command(
+    help={
+        "images": "Remove the images of this project from the engine, too (not from any registry).",
+        "over": "Only what is left of this project's sessions that are over or whose process is gone, in any checkout; never the living.",
+        "dry-run": "With --over: only say what would be removed, and what lives.",
+    }
+)
+def clean(_context: Context, images: bool = False, over: bool = False, dry_run: bool = False) -> None:
+    """Remove what this checkout made: containers, state, images.
+
+    Its containers, networks and volumes go, and .pipeline/. Examples: invoke clean --images, invoke clean --over --dry-run
+    """
+    if over:
+        _sweep(dry_run)
+        return
+    if dry_run:
+        raise ConfigurationError("--dry-run is for what --over removes", "Write: invoke clean --over --dry-run")
     from pipeline.adapters.docker_engine import DockerEngine
     from pipeline.integration.baking import find_half_made
     from pipeline.sessions import CHECKOUT, PROJECT
@@ -39,6 +54,24 @@ def clean(_context: Context, images: bool = False) -> None:
         say(f"removed {config.state}")
 
 
+def _sweep(dry_run: bool) -> None:
+    """What is left of sessions that are over."""
+    from pipeline.adapters.docker_engine import DockerEngine
+    from pipeline.sessions import find_things, sweep
+
+    engine, project = DockerEngine(), read_project().project
+    if dry_run:
+        for thing in find_things(engine, project):
+            what = f"{thing.kind} {thing.name} (session {thing.session})"
+            say(f"would remove {what}: {thing.over}" if thing.over else f"{what} lives")
+        return
+    swept = sweep(engine, project)
+    for thing in swept:
+        say(f"removed {thing.kind} {thing.name} (session {thing.session}): {thing.over}")
+    if not swept:
+        say("nothing to remove")
+
+
 def _remove_images(config: Config) -> None:
     """The images of this repository's definitions, the bases that were bootstrapped for them, and its baked databases.
 
@@ -50,11 +83,10 @@ def _remove_images(config: Config) -> None:
     from pipeline.reference import Reference
     from pipeline.sessions import PROJECT
     from pipeline.tasks.shelf import pull_reference
-    from pipeline.tasks.wiring import ImageProject
+    from pipeline.tasks.wiring import ImageProject, defines_images
 
     with ImageProject(config, say) as project:
-        defines_none = config.images == ("images/*.yaml",) and not any(config.root.glob("images/*.yaml"))  # the default: it only tests
-        definitions = () if defines_none else project.hierarchy.definitions
+        definitions = project.hierarchy.definitions if defines_images(config) else ()
         own = {place.name for item in definitions for place in (item.repository, pull_reference(config, item.repository))}
         tags = project.engine.list_labelled({PROJECT: config.project})
         host, folder = baked_folder(config.registry, config.namespace)

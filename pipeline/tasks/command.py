@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,13 @@ from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
 from pipeline.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, MissingRequirementError, PipelineError
+from pipeline.tasks.build_server import Log, is_build_server
 
 if TYPE_CHECKING:
     from pipeline.config import Config
+
+
+_log = Log()
 
 
 class Terminated(KeyboardInterrupt):
@@ -27,14 +32,18 @@ class Terminated(KeyboardInterrupt):
 
 
 def command(**options: Any) -> Callable[[Callable[..., None]], Task[Any]]:
-    """`invoke.task`, with the one handler of this project: expected error, interrupt, or bug (a log file, exit code 3)."""
+    """`invoke.task`, with the one handler of this project: expected error, interrupt, or bug (a log file, exit code 3).
+
+    On a build server, what it says is a section of the log.
+    """
 
     def decorate(function: Callable[..., None]) -> Task[Any]:
         @functools.wraps(function)
         def run(context: Context, *args: Any, **kwargs: Any) -> None:
             previous = signal.signal(signal.SIGTERM, _terminate)
             try:
-                function(context, *args, **kwargs)
+                with _section(_title(function.__name__, options.get("name", "")), kwargs):
+                    function(context, *args, **kwargs)
             except PipelineError as error:
                 raise Exit(_told(error), error.exit_code) from None
             except Terminated:
@@ -76,6 +85,18 @@ def say(line: str) -> None:
     """One line of progress, on stderr: stdout is for results."""
     sys.stderr.write(f"{line}\n")  # one write: several threads say something at the same time
     sys.stderr.flush()
+    _log.note(line)
+
+
+def _section(title: str, given: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
+    if given.get("quiet") or not is_build_server(os.environ):
+        return contextlib.nullcontext()
+    return _log.section(f"invoke {title}", os.environ, say, stdout_is_taken=bool(given.get("json")))
+
+
+def _title(function: str, name: str) -> str:
+    """The command as it is typed: `release_list`, whose task is named `list`, is release.list."""
+    return f"{function.removesuffix(f'_{name}')}.{name}" if name else function.replace("_", "-")
 
 
 def _told(error: PipelineError) -> str:

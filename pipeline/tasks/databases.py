@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json as json_module
+import os
 import sys
 
 from invoke.context import Context
 
 from pipeline.errors import VerificationError
+from pipeline.tasks.build_server import refuse_fork
 from pipeline.tasks.command import command, say
 
 SESSION = {"session": "A session of that key, instead of the one of this checkout and CI build."}
@@ -23,9 +25,14 @@ IMAGE = {"image": "A database image, instead of the one in pipeline.yaml."}
     },
 )
 def db_bake(_context: Context, image: str = "", push: bool = False, json: bool = False) -> None:
-    """Make an image of the prepared database, which starts take instead of preparing again. Example: invoke db.bake --push"""
+    """Make an image of the prepared database.
+
+    Starts take it instead of preparing again. Example: invoke db.bake --push
+    """
     from pipeline.tasks.testing import open_bench
 
+    if push:
+        refuse_fork(os.environ)
     bench = open_bench()
     recipe, outcome = bench.baked.bake(bench.prepare_run(image, tests=False, baked=False), bench.new_session())
     say(f"bake: made in {outcome.seconds:.1f} s: {recipe.reference}" if outcome else f"bake: there already: {recipe.reference}")
@@ -53,7 +60,10 @@ def db_bake(_context: Context, image: str = "", push: bool = False, json: bool =
     },
 )
 def db_verify(_context: Context, image: str = "", contract: str = "", json: bool = False) -> None:
-    """Start a database image and report what it does of its contract. Example: invoke db.verify --image postgres --contract postgres"""
+    """Report what a database image does of its contract.
+
+    Example: invoke db.verify --image postgres --contract postgres
+    """
     from pipeline.tasks.verifying import verify
 
     report = verify(image, contract, say)
@@ -65,7 +75,10 @@ def db_verify(_context: Context, image: str = "", contract: str = "", json: bool
 
 @command(name="shell", help={**SESSION, "system": "As the administrator, not as the application's user."})
 def db_shell(_context: Context, session: str = "", system: bool = False) -> None:
-    """SQL against the database that start-oracle started; statements may come from standard input. Example: invoke db.shell"""
+    """SQL on the database of start-oracle.
+
+    Statements may come from standard input. Example: invoke db.shell --system
+    """
     from pipeline.tasks.terminal import open_shell
     from pipeline.tasks.testing import open_bench
 
@@ -76,7 +89,10 @@ def db_shell(_context: Context, session: str = "", system: bool = False) -> None
 
 @command(name="logs", help={**SESSION, "follow": "Go on with what it writes from now on, until it ends or Ctrl-C."})
 def db_logs(_context: Context, session: str = "", follow: bool = False) -> None:
-    """Print the log of the database that start-oracle started, without its passwords. Example: invoke db.logs --follow"""
+    """Print that database's log, without its passwords.
+
+    Example: invoke db.logs --follow
+    """
     from pipeline.tasks.testing import open_bench
 
     bench = open_bench()

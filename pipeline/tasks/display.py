@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipeline.images.progress import ENDED, Event, PlainLines, Progress, State, printable
+from pipeline.tasks.build_server import is_build_server
 from pipeline.tasks.command import say
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ class _Row:
 
 def _is_watched() -> bool:
     """Whether a person looks at a terminal that can draw."""
-    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not os.environ.get("CI")
+    return sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb" and not is_build_server(os.environ)
 
 
 def _shown(seconds: float) -> str:

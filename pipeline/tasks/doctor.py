@@ -35,7 +35,10 @@ class Check:
 
 @command(help={"json": "Print one JSON document on stdout and nothing else."})
 def doctor(_context: Context, json: bool = False) -> None:
-    """Check that this machine can build, push and run integration tests; exit 0 only if it can."""
+    """Check that this machine can build, push and run tests.
+
+    The exit code is 0 only if it can. Example: invoke doctor --json
+    """
     checks = list(_examine())
     broken = [check for check in checks if check.needed and not check.ok]
     if json:
@@ -57,7 +60,7 @@ def _examine() -> Iterator[Check]:
     except PipelineError as error:
         yield Check("configuration", False, error.message, error.hint)
         return
-    for check in (_git, _images, _buildx, _engine, _registry, _credentials, _ca, _bootstrap):
+    for check in (_git, _images, _buildx, _engine, _own_registry, _registry, _credentials, _ca, _bootstrap):
         try:
             yield from check(config)
         except PipelineError as error:
@@ -104,6 +107,17 @@ def _engine(_config: Config) -> Iterator[Check]:
         )
     else:
         yield Check("disk", True, "not looked at: the engine is on another machine", needed=False)
+
+
+def _own_registry(config: Config) -> Iterator[Check]:
+    """That of `invoke registry.start`, where it is the one that is pushed to."""
+    from pipeline.adapters.docker_engine import DockerEngine
+    from pipeline.registry_server import registry_status
+
+    server = config.registry_server
+    if config.registry.partition("/")[0] == f"{server.address}:{server.port}":
+        status = registry_status(DockerEngine(), server)
+        yield Check("own registry", status.state == "running", f"{status.address}: {status.state}", "invoke registry.start", needed=False)
 
 
 def _registry(config: Config) -> Iterator[Check]:

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
+from threading import Lock
 
 from pipeline.adapters.docker_images import DockerImages
 from pipeline.adapters.mmdebstrap import bootstrap_suite
 from pipeline.adapters.registry import Registry
 from pipeline.adapters.registry_requests import ONCE
 from pipeline.errors import BuildError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError
+from pipeline.images.bases import Base
+from pipeline.images.definition import ReleaseParent, release_place
 from pipeline.images.hierarchy import Hierarchy
+from pipeline.images.release import Release, Releases
 from pipeline.reference import Reference, parse_reference
 
 
 class ExternalImages:
     """Whom to ask about images from elsewhere."""
 
-    def __init__(self, engine: DockerImages, hierarchy: Hierarchy) -> None:
+    def __init__(self, engine: DockerImages, hierarchy: Hierarchy, releases_of: Callable[[str], Releases]) -> None:
         self._engine = engine
         self._hierarchy = hierarchy
+        self._releases_of = releases_of
+        self._located: dict[tuple[str, str], tuple[str, Release]] = {}  # images of one release come from one state of it
+        self._locating = Lock()
 
     def local_image(self, reference: str) -> tuple[str, str] | None:
         image = self._engine.find_image(reference)
@@ -42,6 +49,23 @@ class ExternalImages:
         # The engine looks into lists of images and into Docker's own manifests, and not into OCI ones (seen with 26.1).
         self._check_platform(reference, found.platforms or _read_platform(parse_reference(reference).with_digest(found.digest)))
         return found.digest
+
+    def released_image(self, parent: ReleaseParent) -> Base:
+        place = (parent.release, parent.track)
+        with self._locating:
+            try:
+                if place not in self._located:
+                    self._located[place] = self._releases_of(parent.release).locate(parent.track)
+            except (ImageUnavailableError, RegistryUnreachableError, RegistryRefusedError) as error:
+                raise ImageUnavailableError(f"release {parent.release}@{parent.track}: {error.message}", error.hint) from None
+            manifest, release = self._located[place]
+        image = release.present.get(parent.image)
+        if image is None:
+            found = f"release {release.tag} of {parent.release} has no image '{parent.image}'"
+            raise ImageUnavailableError(f"{found}; it has {', '.join(sorted(release.present)) or 'none'}")
+        self._check_platform(parent.key, _read_platform(parse_reference(f"{image.repository}@{image.digest}")))
+        path = image.repository.rpartition(f"/{release_place(parent.release, '')[1]}/")[2]
+        return Base("release", image.digest, release=release.tag, manifest=manifest, repository=f"{parent.release}/{path}")
 
     def _check_platform(self, reference: str, platforms: Sequence[str]) -> None:
         """BuildKit takes a base that is for one platform only for whichever is wanted, and names what it builds after that."""

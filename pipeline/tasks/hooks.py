@@ -8,8 +8,9 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from invoke.collection import Collection
 from invoke.context import Context
 
 from pipeline.tasks.command import command, read_project, say
@@ -28,7 +29,10 @@ CHOICES = {
 
 @command(name="install", help=CHOICES)
 def hooks_install(_context: Context, itest: bool = False, first: str = "", limit: int = LIMIT) -> None:
-    """Let git build the images that a push touches before it pushes; `git push --no-verify` skips it. Example: invoke hooks.install --itest"""
+    """Let git build the images that a push touches, before it.
+
+    `git push --no-verify` skips it. Example: invoke hooks.install --itest --limit 900
+    """
     from pipeline.adapters.git_push import install_hook, top_of
 
     config = read_project()
@@ -42,7 +46,10 @@ def hooks_install(_context: Context, itest: bool = False, first: str = "", limit
 
 @command(name="pre-push", help=CHOICES)
 def hooks_pre_push(_context: Context, itest: bool = False, first: str = "", limit: int = LIMIT) -> None:
-    """What git's hook calls: build the images that the pushed commits touch, as committed, not as they lie here."""
+    """Build the images that the pushed commits touch, as committed, not as they lie here.
+
+    Git's hook calls this, with what is pushed on standard input; it is not listed. Example: invoke hooks.pre-push --limit 60
+    """
     from pipeline.adapters.git_push import read_pushed
     from pipeline.errors import ConfigurationError
 
@@ -56,6 +63,20 @@ def hooks_pre_push(_context: Context, itest: bool = False, first: str = "", limi
             say(f"pre-push: {pushed.branch} touches no image")
             continue
         _build(config, pushed, touched or [], first, itest, ends)
+
+
+class WithHidden(Collection):
+    """A collection that also has `pre-push`, and does not list it: programs call it, not people."""
+
+    @property
+    def task_names(self) -> dict[str, list[str]]:
+        return {**super().task_names, _HIDDEN: []}
+
+    def task_with_config(self, name: str | None) -> tuple[Any, dict[str, Any]]:
+        return (hooks_pre_push, self.configuration()) if name == _HIDDEN else super().task_with_config(name)
+
+
+_HIDDEN = "pre-push"
 
 
 def _touched(config: Config, pushed: Pushed) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""invoke build, push, plan, graph"""
+"""invoke build, push, plan"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from invoke.context import Context
 
 from pipeline.errors import ConfigurationError
+from pipeline.tasks.build_server import refuse_fork
 from pipeline.tasks.command import command, read_project, say
 
 SELECT = {"only": "An image; it and all it is made from. May be given several times."}
@@ -43,7 +44,10 @@ def build(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Build every image whose inputs changed, parents first. Example: invoke build --only tomcat"""
+    """Build every image whose inputs changed, parents first.
+
+    Example: invoke build --only tomcat
+    """
     from pipeline.images.build import as_json, build_images
     from pipeline.tasks.display import shown_progress
     from pipeline.tasks.wiring import ImageProject
@@ -87,7 +91,10 @@ def push(
     quiet: bool = False,
     json: bool = False,
 ) -> None:
-    """Publish the images, then the release they make up, then the branch's tags. Example: invoke build push"""
+    """Publish the images, their release, and the branch's tags.
+
+    Example: invoke build push
+    """
     from pipeline.adapters.git_repository import commit_time
     from pipeline.images.build import as_json
     from pipeline.images.publish import check_publishable, promote_release, publish_release, push_images
@@ -96,6 +103,7 @@ def push(
     from pipeline.tasks.wiring import ImageProject
 
     _refuse_bare_only(sys.argv)
+    refuse_fork(os.environ)
     with shown_progress(quiet) as progress, ImageProject(read_project(), progress.say) as project:
         if not only:
             remove_release(project.config.state)
@@ -122,12 +130,28 @@ def push(
         **JSON,
         "explain": "Every cause of each action, against the last release of this branch.",
         "against": "Explain against this release: a branch, a tag or a commit.",
+        "graph": "Draw the image hierarchy instead: Mermaid on stdout.",
+        "svg": "Draw it into this file (needs Graphviz).",
     },
 )
-def plan(_context: Context, only: list[str], explain: bool = False, against: str = "", json: bool = False) -> None:
-    """Show what would happen to each image, and why; write nothing. Example: invoke plan --against main"""
+def plan(
+    _context: Context,
+    only: list[str],
+    explain: bool = False,
+    against: str = "",
+    graph: bool = False,
+    svg: str = "",
+    json: bool = False,
+) -> None:
+    """Show what would happen to each image, and why.
+
+    It writes nothing, but for the picture that `--svg` asks for. Example: invoke plan --against main
+    """
     from pipeline.tasks.wiring import ImageProject
 
+    if graph or svg:
+        _draw(svg)
+        return
     with ImageProject(read_project(), say) as project:
         if not explain and not against:
             _show_plan(project.read_plan(only), json)
@@ -146,9 +170,8 @@ def plan(_context: Context, only: list[str], explain: bool = False, against: str
         print(f"  {name:{width}}  none   removed: no image definition any more")
 
 
-@command(help={"svg": "Write a picture to this file instead (needs Graphviz)."})
-def graph(_context: Context, svg: str = "") -> None:
-    """Draw the image hierarchy: Mermaid on stdout, or an SVG file."""
+def _draw(svg: str) -> None:
+    """The image hierarchy: as a picture in the file `svg`, or as Mermaid on stdout."""
     from pipeline.adapters.graphviz import write_svg
     from pipeline.images.graph import draw_dot, draw_mermaid
     from pipeline.images.hierarchy import read_hierarchy

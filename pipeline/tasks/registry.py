@@ -1,4 +1,4 @@
-"""invoke registry.start, registry.stop, registry.status"""
+"""invoke registry.start, registry.stop"""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 @command(name="start")
 def registry_start(_context: Context) -> None:
-    """Start a private registry on this engine (default: 127.0.0.1:5000), building its image where needed."""
+    """Start a private registry on this engine.
+
+    Its image is built where needed; `registry_server:` says on which port (default: 127.0.0.1:5000). Example: invoke registry.start
+    """
     from pipeline.adapters.docker_engine import DockerEngine
     from pipeline.registry_server import start_registry
     from pipeline.tasks.wiring import provide_image
@@ -30,7 +33,10 @@ def registry_start(_context: Context) -> None:
 
 @command(name="stop")
 def registry_stop(_context: Context) -> None:
-    """Stop it; its data stays in its volume."""
+    """Stop it; its data stays in its volume.
+
+    Example: invoke registry.stop
+    """
     from pipeline.adapters.docker_engine import DockerEngine
     from pipeline.registry_server import registry_status, stop_registry
 
@@ -39,16 +45,6 @@ def registry_stop(_context: Context) -> None:
     stopped = stop_registry(engine, server, config.root)
     status = registry_status(engine, server)
     print(f"registry {status.address}: " + (f"stopped (data in the volume {status.volume})" if stopped else "was not running"))
-
-
-@command(name="status")
-def registry_status(_context: Context) -> None:
-    """Say whether it runs, and where."""
-    from pipeline.adapters.docker_engine import DockerEngine
-    from pipeline.registry_server import registry_status as read_status
-
-    status = read_status(DockerEngine(), read_project().registry_server)
-    print(f"registry {status.address}: {status.state}")
 
 
 def _answers(config: Config) -> bool:

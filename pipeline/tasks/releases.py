@@ -1,13 +1,15 @@
-"""invoke release.list, release.show, release.diff, release.promote, release.pull"""
+"""invoke release.list, release.show, release.promote, release.pull, release.users"""
 
 from __future__ import annotations
 
 import json as json_module
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from invoke.context import Context
 
+from pipeline.tasks.build_server import refuse_fork
 from pipeline.tasks.command import command, read_project, say
 
 if TYPE_CHECKING:
@@ -21,7 +23,10 @@ JSON = {"json": "Print one JSON document on stdout and nothing else."}
     name="list", help={**JSON, "branch": "Only those of this branch.", "limit": "Of so many commits, the newest (default: 20; 0: all)."}
 )
 def release_list(_context: Context, branch: str = "", limit: int = 20, json: bool = False) -> None:
-    """List the releases in the registry, the newest commit first; a star marks what a branch's tag names."""
+    """List the releases in the registry, newest commit first.
+
+    A star marks what a branch's tag names. Example: invoke release.list --branch main --limit 5
+    """
     from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(read_project(), say) as project:
@@ -51,11 +56,24 @@ def release_list(_context: Context, branch: str = "", limit: int = 20, json: boo
         say(f"and {len(found) - len(shown)} older ones: --limit 0")
 
 
-@command(name="show", help={**JSON, "release": "A branch, a tag or a commit (default: this branch)."})
-def release_show(_context: Context, release: str = "", json: bool = False) -> None:
-    """Show what a release consists of. Example: invoke release.show --release feature/login"""
+@command(
+    name="show",
+    help={
+        **JSON,
+        "release": "A branch, a tag or a commit (default: this branch).",
+        "against": "Another one: say which images differ from that release's, and what they are made of that differs.",
+    },
+)
+def release_show(_context: Context, release: str = "", against: str = "", json: bool = False) -> None:
+    """Show a release's images, or what differs between two.
+
+    Examples: invoke release.show --release feature/login, invoke release.show --against main
+    """
     from pipeline.tasks.wiring import ImageProject
 
+    if against:
+        _show_differences(against, release, json)
+        return
     with ImageProject(read_project(), say) as project:
         found = _find(project, release)
     if json:
@@ -67,13 +85,7 @@ def release_show(_context: Context, release: str = "", json: bool = False) -> No
         print(f"  {name:{width}}  " + (f"{image.digest}  {image.size / 1e6:.1f} MB" if image.digest else f"absent: {image.absent}"))
 
 
-@command(
-    name="diff",
-    positional=["old"],
-    help={**JSON, "old": "A branch, a tag or a commit.", "new": "Another one (default: this branch)."},
-)
-def release_diff(_context: Context, old: str, new: str = "", json: bool = False) -> None:
-    """Say which images differ between two releases, and what they are made of that differs. Example: invoke release.diff main"""
+def _show_differences(old: str, new: str, json: bool) -> None:
     from pipeline.images.fingerprint import changes
     from pipeline.images.release import differences
     from pipeline.tasks.shelf import together
@@ -100,12 +112,16 @@ def release_diff(_context: Context, old: str, new: str = "", json: bool = False)
     help={"release": "A tag or a commit (default: this commit).", "force": "Also backwards: whatever the branch's tags name now."},
 )
 def release_promote(_context: Context, release: str = "", force: bool = False) -> None:
-    """Let the branch's tags name a release that was published with `push --commit-only`: its own tag, then its images'."""
+    """Let the branch's tags name a release, after its tests.
+
+    It was published with `push --commit-only`. Example: invoke release.promote --release main-1a2b3c4d5e6f
+    """
     from pipeline.images.progress import PlainLines
     from pipeline.images.publish import promote_release
     from pipeline.revision import commit_tag
     from pipeline.tasks.wiring import ImageProject
 
+    refuse_fork(os.environ)
     with ImageProject(read_project(), say) as project:
         found = project.find_release(release or commit_tag(project.revision()))
         promote_release(found, project.shelf, project.releases, project.relation, PlainLines(say), force)
@@ -113,13 +129,47 @@ def release_promote(_context: Context, release: str = "", force: bool = False) -
 
 @command(name="pull", help={"release": "A branch, a tag or a commit (default: this branch)."})
 def release_pull(_context: Context, release: str = "") -> None:
-    """Get every image of a release onto this machine's engine, by digest, under all its tags."""
+    """Get a release's images onto this machine's engine.
+
+    By digest, and under all their tags. Example: invoke release.pull --release main
+    """
     from pipeline.tasks.wiring import ImageProject, pull_release
 
     with ImageProject(read_project(), say) as project:
         found = _find(project, release)
         pull_release(project, found)
     print(f"release {found.tag}: {len(found.present)} images are here")
+
+
+@command(
+    name="users",
+    positional=["image"],
+    iterable=["namespace"],
+    help={
+        **JSON,
+        "image": "An image of this repository, or one that it takes from elsewhere, as its definition writes it.",
+        "namespace": "Look only here; may be given several times (default: every repository that the registry lists).",
+        "all": "Every release there is, and not only those that a branch's tag names.",
+    },
+)
+def release_users(_context: Context, image: str, namespace: list[str], all: bool = False, json: bool = False) -> None:
+    """Say which releases stand on an image, the old ones first.
+
+    In every repository of the registry. Example: invoke release.users tomcat
+    """
+    from pipeline.images.users import users_as_json
+    from pipeline.tasks.using import find_release_users
+    from pipeline.tasks.wiring import ImageProject
+
+    with ImageProject(read_project(), say) as project:
+        found = find_release_users(project, image, namespace, all)
+    if json:
+        _print_json(users_as_json(found))
+        return
+    if not found:
+        say(f"no release stands on {image}")
+    for use in found:
+        print(use)
 
 
 def _find(project: ImageProject, wanted: str) -> Release:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.adapters import processes
 from pipeline.adapters.docker_engine import DockerEngine
+from pipeline.caller import PROGRAM, Caller
 from pipeline.config import Config
 from pipeline.databases.contract import DatabaseKind
 from pipeline.errors import ConfigurationError, EngineError
@@ -22,6 +23,7 @@ from pipeline.tasks.baking import BakedDatabases
 from pipeline.tasks.command import read_project, say
 
 MOST_WORKERS = 64
+LONGEST_LEASE = 24.0 * 31  # hours
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,25 @@ class TestBench:
     def check_tests(self) -> Run:
         """Check everything; the database that runs already has its image."""
         return check_run(self.config, self.config.itest.image, self.kind, processes)
+
+    def end_with(self, caller: Caller, database: Database) -> None:
+        """Let the database be stopped when `caller` ends."""
+        session = database.session
+        arguments = (str(caller.pid), caller.start, str(self.config.root), session.project, session.key, database.container)
+        processes.start_companion(PROGRAM, arguments).abandon()  # it waits for the caller, not for us
+
+    def keep_alive(self, session: Session, hours: str) -> None:
+        """Let the session's database live for so many hours from now. Raises ConfigurationError, SessionMissingError."""
+        try:
+            lasting = float(hours)
+        except ValueError:
+            lasting = 0.0
+        if not 0 < lasting <= LONGEST_LEASE:
+            raise ConfigurationError(
+                f"--keep {hours}: a lease lasts up to {LONGEST_LEASE:g} hours", "To end the session: invoke stop-oracle"
+            )
+        self.bracket.keep_alive(session, lasting * 3600)
+        say(f"session {session.key}: lives for {lasting:g} h from now on, unless longer was asked for before")
 
     def own_session(self, key: str) -> Session:
         return own_session(self.config.project, self.config.root, self._lease, os.environ, key)

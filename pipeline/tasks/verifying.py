@@ -48,7 +48,7 @@ class LeasingEngine(DockerEngine):
     """The engine that the suite works with: what it makes lives for as long as its lease, as any database of ours does.
 
     An image must be able to stop and to start again, so what is left of the container when the lease is over, which runs nothing any
-    more, stays until `invoke reap` or the next start.
+    more, stays until `invoke clean --over` or the next start.
     """
 
     def __init__(self, lease: float) -> None:

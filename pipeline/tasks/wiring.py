@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from pipeline.adapters.docker_context import engine_endpoint
 from pipeline.adapters.docker_images import DockerImages
-from pipeline.adapters.git_repository import find_commit, read_git, relate_commits
+from pipeline.adapters.git_repository import find_commit, find_missing_below, is_shallow, read_git, relate_commits
 from pipeline.adapters.registry import Registry
 from pipeline.config import CONFIG_FILE, Config
 from pipeline.document import line_of, nearest
@@ -20,11 +20,12 @@ from pipeline.errors import (
     ConfigurationError,
     ImageUnavailableError,
     RegistryUnreachableError,
+    RevisionError,
 )
 from pipeline.images.bases import LOCK_FILE, Base, Bases, read_bases, remember_bases, resolve_bases
 from pipeline.images.build import INPUTS_FOLDER, build_images, recorded_inputs
 from pipeline.images.context import BuildContext, read_contexts
-from pipeline.images.definition import RELEASES
+from pipeline.images.definition import RELEASES, release_place
 from pipeline.images.fingerprint import Fingerprint
 from pipeline.images.hashes import hash_cache
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
@@ -34,6 +35,7 @@ from pipeline.images.progress import PlainLines
 from pipeline.images.release import Relation, Release, Releases
 from pipeline.reference import Reference, parse_reference
 from pipeline.revision import GitFacts, Revision, branch_tag, content_tag, name_revision
+from pipeline.scaffold.shipped import IMAGES as SHIPPED_IMAGES
 from pipeline.state_files import sweep_unfinished
 from pipeline.tasks.external_images import ExternalImages
 from pipeline.tasks.shelf import REQUESTS, RegistryReleases, RegistryShelf, pull_reference, together
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from pipeline.images.explain import ExplainedPlan
     from pipeline.tasks.workshop import DockerWorkshop
 
+DEFAULT_IMAGES = ("images/*.yaml",)
 _PUBLISHED: dict[str, str] = {}  # content tag → digest, as this process has seen them in the registry
 
 
@@ -62,28 +65,39 @@ _BUILT: dict[tuple[Path, tuple[str, ...]], Checkout] = {}  # project and images 
 class ImageProject:
     """The images of one repository with the engine and the registry they live on."""
 
+    unpinned = " (not pinned: invoke pins.update)"  # what is said of a base that had to be asked for
+
     def __init__(self, config: Config, say: Callable[[str], None]) -> None:
         self.config = config
         self.say = say
         self.endpoint = engine_endpoint()
         self.engine = DockerImages(self.endpoint)
         self.registry = Registry(config.registry.partition("/")[0], say=say)
+        self._registries = {self.registry.host: self.registry}  # those of other repositories' releases come when they are needed
+        self._others: dict[str, Releases] = {}
 
     def __enter__(self) -> ImageProject:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.engine.close()
-        self.registry.close()
+        for registry in self._registries.values():
+            registry.close()
 
     def abort(self) -> None:
         """Break off every request to the engine and to the registry, for good."""
         self.engine.abort()
-        self.registry.abort()
+        for registry in self._registries.values():
+            registry.abort()
 
     @cached_property
     def hierarchy(self) -> Hierarchy:
-        return read_hierarchy(self.config)
+        try:
+            return read_hierarchy(self.config)
+        except ConfigurationError as error:
+            if missing := find_missing_below(self.config.root):
+                raise ConfigurationError(error.message, f"{error.hint}\n{_submodules_hint(missing)}") from None
+            raise
 
     def read_plan(
         self,
@@ -118,7 +132,7 @@ class ImageProject:
                 _BUILT[key] = checkout
             _, _, facts, bases, contexts, fingerprints = checkout
             contents = [definition.repository.with_tag(content_tag(fingerprints[definition.name].value)) for definition in hierarchy]
-            revision = name_revision(facts, os.environ)
+            revision = self.name_revision(facts)
             try:
                 digests = self._published_contents(contents)
             except RegistryUnreachableError as error:
@@ -163,7 +177,9 @@ class ImageProject:
         if self.config.max_pin_age and not quiet:
             for warning in aged_bases(hierarchy, bases, self.config.max_pin_age):
                 self.say(f"warning: {warning}")
-        return Checkout(self.config, hierarchy, git.result(), bases, contexts, make_fingerprints(hierarchy, bases, contexts))
+        facts = git.result()
+        _refuse_missing(hierarchy, contexts, facts.missing)
+        return Checkout(self.config, hierarchy, facts, bases, contexts, make_fingerprints(hierarchy, bases, contexts))
 
     def _published_contents(self, contents: Sequence[Reference]) -> dict[str, str]:
         """Content reference → digest, of those that the registry has. What it had a moment ago is not asked for again: the tag never moves."""
@@ -175,18 +191,32 @@ class ImageProject:
 
     def bases(self, hierarchy: Hierarchy, remember: bool = True) -> Bases:
         """What the hierarchy begins with; what had to be asked for is remembered, and said to be not pinned."""
-        known = read_bases(self.config.root)
-        bases = resolve_bases(hierarchy, known, ExternalImages(self.engine, hierarchy))
+        known = read_bases(self.config.root, self.config.pull_from)
+        bases = resolve_bases(hierarchy, known, self._external(hierarchy))
         for reference in bases.found.keys() - known.found.keys():
             if bases.found[reference].kind != "local":
-                self.say(f"base {reference}: {bases.describe(reference)} (not pinned: invoke pins.update)")
+                self.say(f"base {reference}: {bases.describe(reference)}{self.unpinned}")
         if remember:  # with what is known for images that are not asked for now
-            remember_bases(self.config.root, Bases({**known.found, **bases.found}, known.pinned))
+            remember_bases(self.config.root, Bases({**known.found, **bases.found}, known.pinned, known.registry))
         return bases
+
+    def _external(self, hierarchy: Hierarchy) -> ExternalImages:
+        return ExternalImages(self.engine, hierarchy, self.releases_of)
+
+    def releases_of(self, release: str) -> Releases:
+        """The releases of another repository: of NAMESPACE where images are pulled from, or of HOST/…/NAMESPACE."""
+        if release not in self._others:
+            registry, namespace = release_place(release, self.config.pull_from)
+            host, _, prefix = registry.partition("/")
+            if host not in self._registries:
+                self._registries[host] = Registry(host, say=self.say)
+            path = "/".join(part for part in (prefix, namespace, RELEASES) if part)
+            self._others[release] = Releases(RegistryReleases(self._registries[host], Reference(host, path)), together)
+        return self._others[release]
 
     def ask_pins(self, pins: Mapping[str, Base], only: Sequence[str] = ()) -> tuple[PinState, ...]:
         """How it stands with each pin, asked anew."""
-        return ask_pins(self.hierarchy, pins, ExternalImages(self.engine, self.hierarchy), only)
+        return ask_pins(self.hierarchy, pins, self._external(self.hierarchy), only)
 
     def workshop(self, plan: BuildPlan) -> DockerWorkshop:
         """Where `plan` is carried out. Raises ConfigurationError for a build secret that is not there."""
@@ -232,19 +262,43 @@ class ImageProject:
         """The release that a branch, a tag, a commit, or any name that git has for one (`HEAD~1`) stands for."""
         try:
             return self.releases.find(wanted)
-        except ImageUnavailableError:
+        except ImageUnavailableError as error:
             commit = find_commit(self.config.root, wanted)
+            if not commit and is_shallow(self.config.root):
+                raise ImageUnavailableError(
+                    error.message,
+                    f"{error.hint}\nThis clone is shallow, and git may know '{wanted}' only with all of it: git fetch --unshallow",
+                ) from None
             if not commit or commit == wanted:
                 raise
         return self.releases.find(commit)
 
     def revision(self) -> Revision:
         """The revision of this checkout, whether or not there are uncommitted changes."""
-        return name_revision(read_git(self.config.root, [CONFIG_FILE]), os.environ)
+        return self.name_revision(read_git(self.config.root, [CONFIG_FILE]))
+
+    def name_revision(self, facts: GitFacts) -> Revision:
+        """The revision, from git and from what the build server says."""
+        return name_revision(facts, os.environ)
 
     def relation(self, old: str, new: str) -> Relation:
         """How two commits stand to each other in this clone's history."""
         return relate_commits(self.config.root, old, new)
+
+
+def _refuse_missing(hierarchy: Hierarchy, contexts: Mapping[str, BuildContext], missing: Sequence[str]) -> None:
+    """Raise RevisionError for an image that takes something of a submodule that is not checked out: Docker would take an empty folder."""
+    for definition in hierarchy:
+        folder = "" if definition.context == "." else definition.context + "/"
+        for path in missing:
+            if path.startswith(folder) and contexts[definition.name].depends_on(path.removeprefix(folder)):
+                raise RevisionError(
+                    f"the image {definition.name} takes {path}, a submodule that is not checked out", _submodules_hint([path])
+                )
+
+
+def _submodules_hint(missing: Sequence[str]) -> str:
+    return f"Check the submodules out: git submodule update --init --recursive {' '.join(missing)}"
 
 
 def pull_release(project: ImageProject, release: Release) -> None:
@@ -263,19 +317,39 @@ def pull_release(project: ImageProject, release: Release) -> None:
 
 
 def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str:
-    """The image that a service of the pipeline's own runs in: built first where it is an image definition of this repository."""
+    """The image that a service of the pipeline's own runs in: built first where it is an image definition.
+
+    This repository's own definition of that name wins over the one that travels with the toolkit.
+    """
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", image):
         return image
     with ImageProject(config, say) as project:
-        if image not in project.hierarchy:
-            place = next((key for key in ("itest", "registry_server") if getattr(config, key).image == image), "")
-            where = f"{CONFIG_FILE}:{line_of(config.root / CONFIG_FILE, place, 'image')}: '{place}.image'" if place else "--image"
-            raise ConfigurationError(f"{where}: there is no image definition '{image}'", nearest(image, project.hierarchy.names))
-        plan = project.read_plan([image], remember=True, demanded=[image])
-        if plan[image].action == "skip":
-            raise ImageUnavailableError(
-                f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml."
-            )
-        if any(step.action in ("build", "pull", "tag") for step in plan.steps):
-            build_images(plan, lambda: project.workshop(plan), config.state, os.cpu_count() or 1, PlainLines(say))
-        return str(plan[image].content)
+        own = project.hierarchy.names if defines_images(config) else ()
+        if image in own:
+            return _provide(project, image)
+    if image not in SHIPPED_IMAGES:
+        place = next((key for key in ("itest", "registry_server") if getattr(config, key).image == image), "")
+        where = f"{CONFIG_FILE}:{line_of(config.root / CONFIG_FILE, place, 'image')}: '{place}.image'" if place else "--image"
+        raise ConfigurationError(
+            f"{where}: there is no image definition '{image}', and none of that name comes with the toolkit",
+            f"{nearest(image, {*own, *SHIPPED_IMAGES})} Any other image is named with its repository and tag, such as docker.io/{image}:TAG.",
+        )
+    from pipeline.tasks.shipped_images import ShippedImages
+
+    with ShippedImages(config, say) as shipped:
+        return _provide(shipped, image)
+
+
+def defines_images(config: Config) -> bool:
+    """Whether this repository has image definitions; one with the default of `images:` and none there only tests."""
+    return config.images != DEFAULT_IMAGES or any(config.root.glob(config.images[0]))
+
+
+def _provide(project: ImageProject, image: str) -> str:
+    config, say = project.config, project.say
+    plan = project.read_plan([image], remember=True, demanded=[image])
+    if plan[image].action == "skip":
+        raise ImageUnavailableError(f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml.")
+    if any(step.action in ("build", "pull", "tag") for step in plan.steps):
+        build_images(plan, lambda: project.workshop(plan), config.state, os.cpu_count() or 1, PlainLines(say))
+    return str(plan[image].content)

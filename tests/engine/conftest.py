@@ -308,22 +308,38 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, engine: docker.DockerClient, registry: RegistryContainer) -> Iterator[Project]:
-    """An empty project in a new Git repository on branch main; its images are removed afterwards."""
+def make_project(tmp_path: Path, engine: docker.DockerClient, registry: RegistryContainer) -> Iterator[Callable[[str], Project]]:
+    """Makes empty projects, each in a new Git repository on branch main in the folder named; their images are removed afterwards."""
+    made: list[Project] = []
+
+    def make(folder: str) -> Project:
+        made.append(new_project(tmp_path / folder, registry.host))
+        return made[-1]
+
+    yield make
+    for namespace in (one.namespace for one in made):
+        remove_images(engine, f"*/{namespace}/*")
+        engine.images.prune(filters={"dangling": True, "label": f"pipeline.project={namespace}"})  # what --no-cache has replaced
+
+
+@pytest.fixture
+def project(make_project: Callable[[str], Project]) -> Project:
+    """An empty project."""
+    return make_project("project")
+
+
+def new_project(root: Path, registry: str) -> Project:
     namespace = f"test-{uuid.uuid4().hex[:8]}"
-    root = tmp_path / "project"
     repository = git.Repo.init(root, initial_branch="main")
     with repository.config_writer() as config:
         config.set_value("user", "name", "Test")
         config.set_value("user", "email", "test@example.com")
     repository.close()
-    made = Project(root, registry.host, namespace)
-    made.write("pipeline.yaml", f"registry: {registry.host}\nnamespace: {namespace}\n")
+    made = Project(root, registry, namespace)
+    made.write("pipeline.yaml", f"registry: {registry}\nnamespace: {namespace}\n")
     made.write("tasks.py", "from pipeline.tasks import namespace\n")
     made.write(".gitignore", ".pipeline/\n__pycache__/\n")
-    yield made
-    remove_images(engine, f"*/{namespace}/*")
-    engine.images.prune(filters={"dangling": True, "label": f"pipeline.project={namespace}"})  # what --no-cache has replaced
+    return made
 
 
 def remove_images(engine: docker.DockerClient, pattern: str) -> None:

@@ -162,21 +162,21 @@ def test_check_says_what_moved_and_fails_nothing(project: Project, two_roots: tu
     lock.write_text(lock.read_text() + f'  "{nowhere}":\n    kind: digest\n    value: sha256:{"1" * 64}\n    date: "2026-01-01"\n')
     publish("second", "b")
     before = tree(project.root)
-    document = project.json("pins.check")
+    document = project.json("pins.update", "--check")
     assert {item["reference"]: item["state"] for item in document["pins"]} == {first: "current", second: "moved", nowhere: "unknown"}
     by_name = {item["reference"]: item for item in document["pins"]}
     assert by_name[second]["pinned"]["value"] != by_name[second]["upstream"]["value"]
     assert by_name[first]["images"] == ["one", "user"]
     assert "127.0.0.1:1" in by_name[nowhere]["problem"]
-    assert f"{second}: moved, {by_name[second]['pinned']['value']} → " in project.invoke("pins.check")
-    strict = project.run("pins.check", "--strict")
+    assert f"{second}: moved, {by_name[second]['pinned']['value']} → " in project.invoke("pins.update", "--check")
+    strict = project.run("pins.update", "--check", "--strict")
     assert (strict.returncode, f"out of date: {second}" in strict.stderr) == (10, True)
     assert tree(project.root) == before
     refused = project.run("pins.update")  # all or none, of those that are needed
     assert refused.returncode == 22
     assert tree(project.root) == before
     project.invoke("pins.update", "--only", second)
-    assert project.run("pins.check", "--strict").returncode == 0
+    assert project.run("pins.update", "--check", "--strict").returncode == 0
 
 
 def test_only_names_what_there_is(project: Project, two_roots: tuple[str, str]) -> None:

@@ -23,6 +23,7 @@ from tests.engine.conftest import TEST_LABEL, RegistryContainer
 # Stands for ssh: notes what it was asked for, and does on this machine what it would have done on the other one.
 SSH = """#!/bin/sh
 echo "$@" >> "$0.log"
+[ "$1" != -G ] || exit 1
 while [ "$1" != docker ]; do shift; done
 unset DOCKER_HOST DOCKER_CONTEXT
 exec "$@"

@@ -122,7 +122,7 @@ def test_what_was_finished_before_the_engine_died_is_not_built_again(damaged: tu
     assert project.actions("build") == {"first": "none", "second": "build"}
 
 
-@pytest.mark.parametrize("command", ["plan", "build", "push", "clean", "registry.start", "registry.status", "registry.stop"])
+@pytest.mark.parametrize("command", ["plan", "build", "push", "clean", "registry.start", "registry.stop"])
 def test_no_engine_at_all(small: Project, tmp_path: Path, command: str) -> None:
     failed = small.run(command, DOCKER_HOST=f"unix://{tmp_path}/nowhere.sock")
     assert failed.returncode == 20, failed.stderr

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 
+import docker
 import pytest
 
 from tests.engine.checkouts import TASKS, Checkout
-from tests.engine.conftest import own_image
+from tests.engine.conftest import own_image, remove_images
 from tests.engine.documents import write_shown
 
 DOCUMENT = "how-to-databases.md"
@@ -73,6 +74,32 @@ def test_an_error_of_sys_ends_the_start(shown: Callable[..., Checkout]) -> None:
     ended = checkout.invoke("itest")
     assert ended.code == 40, ended.err
     assert "100-sys.sql: statement 3 (line 4)" in ended.err
+    checkout.assert_nothing_left()
+
+
+def test_an_oracle_image_of_ones_own(make_checkout: Callable[[], Checkout], standin_image: str, engine: docker.DockerClient) -> None:
+    checkout = make_checkout()
+    files = write_shown(DOCUMENT, checkout.root, "An Oracle image of one's own")
+    checkout.write(
+        "images/company-oracle.yaml",
+        files["images/company-oracle.yaml"].replace("docker.io/gvenzl/oracle-free:23-slim-faststart", standin_image),
+    )
+    run = json.dumps([sys.executable, "tests.py"])
+    head = f"registry: localhost:5000\nnamespace: {checkout.project}\nproject: {checkout.project}\n"
+    checkout.write("pipeline.yaml", f"{head}{files['pipeline.yaml']}  run: {run}\n")
+    checkout.write("tasks.py", TASKS)
+    query = "SELECT value FROM system.company_settings WHERE name = 'currency'"
+    checkout.write("tests.py", ORACLE + f"    assert ask({query!r}) == ['EUR']\n")
+    for command in (
+        ["init", "-q", "-b", "main"],
+        ["add", "."],
+        ["-c", "user.name=T", "-c", "user.email=t@example.com", "commit", "-qm", "x"],
+    ):
+        subprocess.run(["git", *command], cwd=checkout.root, check=True)
+    try:
+        done(checkout)
+    finally:
+        remove_images(engine, f"*/{checkout.project}/*")
     checkout.assert_nothing_left()
 
 

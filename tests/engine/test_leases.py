@@ -187,7 +187,7 @@ def test_a_session_that_everybody_forgot_ends_by_itself(short_lease: Checkout) -
     short_lease.start()
     wait_for(lambda: not short_lease.containers, "its lease is over", deadline=60)
     assert short_lease.engine.list_volumes({PROJECT: short_lease.project}) == {}
-    assert short_lease.invoke("keep-alive").code == 43
+    assert short_lease.invoke("start-oracle", "--keep", "1").code == 43
     assert short_lease.invoke("stop-oracle").code == 0
 
 
@@ -205,12 +205,12 @@ def test_tests_and_keep_alive_renew_the_lease(short_lease: Checkout) -> None:
     short_lease.write("go", "")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    kept = short_lease.invoke("keep-alive", "--hours", "1")
+    kept = short_lease.invoke("start-oracle", "--keep", "1")
     assert kept.code == 0, kept.err
     assert "lives for 1 h from now on" in kept.err
     assert lease().split()[1] == b"3600"
     for wrong in ("-1", "0", "soon", "1000"):
-        assert short_lease.invoke("keep-alive", f"--hours={wrong}").code == 10
+        assert short_lease.invoke("start-oracle", f"--keep={wrong}").code == 10
     renewed = lease()
     short_lease.start()  # finds the session, and wants it for as long as a new one
     assert lease() != renewed
@@ -224,10 +224,10 @@ def test_a_clock_that_jumps_ends_nobody(checkout: Checkout, tmp_path: Path) -> N
     checkout.start()
     (living,) = checkout.containers
     for jumped in (ahead, behind):
-        assert "lives" in checkout.invoke("reap", "--dry-run", **jumped).err
-        assert checkout.invoke("reap", **jumped).code == 0
+        assert "lives" in checkout.invoke("clean", "--over", "--dry-run", **jumped).err
+        assert checkout.invoke("clean", "--over", **jumped).code == 0
     checkout.start("--session", "other", **ahead)  # a start sweeps, too
-    assert checkout.invoke("reap", **behind).code == 0
+    assert checkout.invoke("clean", "--over", **behind).code == 0
     assert len(checkout.containers) == 2
     assert checkout.invoke("stop-oracle", "--session", "other", **behind).code == 0
     assert [container.id for container in checkout.containers] == [living.id]
@@ -249,16 +249,16 @@ def test_reap_says_first_what_it_would_remove_and_then_only_that(checkout: Check
     leave("dead", checkout.project, dead_owner())
     kept = {living.id, leave("begun", checkout.project, current_owner())}
     other = leave("dead", foreign.project, dead_owner())
-    said = checkout.invoke("reap", "--dry-run")
+    said = checkout.invoke("clean", "--over", "--dry-run")
     assert said.err.count("would remove") == 1
     assert "(session dead): its process is gone" in said.err
     assert said.err.count(" lives") == 2
     assert len(checkout.containers) == 3
-    ended = checkout.invoke("reap")
+    ended = checkout.invoke("clean", "--over")
     assert (ended.code, ended.err.count("removed")) == (0, 1)
     assert {container.id for container in checkout.containers} == kept
     assert [container.id for container in foreign.containers] == [other]
-    assert "nothing to remove" in checkout.invoke("reap").err
+    assert "nothing to remove" in checkout.invoke("clean", "--over").err
 
 
 def test_stop_is_right_whatever_the_files_of_the_checkout_say(checkout: Checkout) -> None:

@@ -168,7 +168,7 @@ def test_what_differs_between_two_releases(hierarchy: Project) -> None:
     hierarchy.image("new", "parent: base\n", "")
     hierarchy.commit("new")
     hierarchy.invoke("build", "push")
-    found = {image["name"]: image for image in hierarchy.json("release.diff", "HEAD~2")["images"]}
+    found = {image["name"]: image for image in hierarchy.json("release.show", "--against", "HEAD~2")["images"]}
     assert {name: image["change"] for name, image in found.items()} == {"middle": "changed", "leaf": "changed", "new": "added"}
     assert found["middle"]["causes"] == ["file middle.txt changed"]
     assert found["leaf"]["causes"] == ["parent middle changed"]
@@ -189,7 +189,7 @@ def test_a_release_is_pulled_by_digest_under_its_tags(hierarchy: Project, engine
 
 def test_a_release_that_is_not_there(hierarchy: Project) -> None:
     hierarchy.invoke("build", "push")
-    for arguments in (["release.show", "--release", "nowhere"], ["plan", "--against", "nowhere"], ["release.diff", "nowhere"]):
+    for arguments in (["release.show", "--release", "nowhere"], ["plan", "--against", "nowhere"], ["release.show", "--against", "nowhere"]):
         missing = hierarchy.run(*arguments)
         assert missing.returncode == 22
         assert "there is no release of 'nowhere'" in missing.stderr

@@ -237,7 +237,7 @@ def test_many_builds_of_one_project_share_an_engine(
         assert started.code == 0, started.err
         said = json.loads(started.out)
         if shared:  # the results of two runs would mix in one folder, so that they are refused; the builds' databases are their own
-            session = here.invoke("keep-alive", **environment)
+            session = here.invoke("start-oracle", "--keep", "1", **environment)
             assert session.code == 0, session.err
         else:
             here.configure(standin_image, "prepare: [{sql: sql}]", run=("python", tests))

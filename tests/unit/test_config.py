@@ -37,7 +37,7 @@ def test_two_lines_are_enough(project: MakeProject) -> None:
         ("", "pipeline.yaml:1: the key 'registry' is missing", "registry:"),
         ("registry: a.example\n", "pipeline.yaml:1: the key 'namespace' is missing", "namespace:"),
         (VALID + "registy: x\n", "pipeline.yaml:3: unknown key 'registy'", "Did you mean 'registry'?"),
-        (VALID + "zzz: x\n", "pipeline.yaml:3: unknown key 'zzz'", "Valid here: images, itest, "),
+        (VALID + "zzz: x\n", "pipeline.yaml:3: unknown key 'zzz'", "Valid here: extends, images, itest, "),
         (VALID + "itest:\n  runn: [a]\n", "pipeline.yaml:4: unknown key 'runn' in 'itest'", "Did you mean 'run'?"),
         (VALID + "itest:\n  prepare:\n    - sqll: a\n", "pipeline.yaml:5: unknown key 'sqll' in 'itest.prepare[0]'", "Did you mean 'sql'?"),
         (VALID + "secrets:\n  good: {env: A}\n  npm:\n    fil: a\n", "pipeline.yaml:6: unknown key 'fil' in 'secrets.npm'", "'file'"),

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from invoke.exceptions import ParseError
+from invoke.parser import Parser
 
 from benchmarks import figures
 from benchmarks.cases import Outcome
 from benchmarks.measure import Series
 from pipeline.config import config_schema
+from tasks import namespace
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCUMENTS = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]
+THIS_REPOSITORYS = ("demo", "check", "test", "bench")  # the gate itself, and the benchmarks
 _LINK = re.compile(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)")
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
@@ -44,6 +49,38 @@ def test_the_yaml_that_is_shown_can_be_read(document: Path) -> None:
     for language, text in _BLOCK.findall(document.read_text(encoding="utf-8")):
         if language in ("yaml", "yml"):
             yaml.safe_load(text)
+
+
+def shown_commands(document: Path) -> list[str]:
+    """Every command line of this project that a document shows, in a block or in the text, without the program."""
+    text = document.read_text(encoding="utf-8")
+    blocks = re.findall(r"^```[^\n]*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    lines = [line for block in blocks for line in block.splitlines()]
+    inline = re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE))
+    found = (
+        re.fullmatch(r"(?:\$ )?(?:[A-Z_]+=\S+ )*(?:\./)?invokew? (?!-)([a-z][^#|&;<>…]*?)\s*(?:[#|&;<>…].*)?", line)
+        for line in (*lines, *inline)
+    )
+    return [match[1] for match in found if match]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_that_is_shown_is_one(document: Path) -> None:
+    """Tasks, options and arguments are parsed as Invoke does it; what they do is shown by the tests against the engine."""
+    for shown in shown_commands(document):
+        try:
+            contexts = Parser(contexts=namespace.to_contexts(), ignore_unknown=False).parse_argv(shlex.split(shown))
+        except (ParseError, ValueError) as error:
+            pytest.fail(f"{document.name} shows `invoke {shown}`: {error}")
+        for context in contexts:
+            missing = [argument.name for argument in context.missing_positional_args]
+            assert not missing or shown.count(" ") == 0, f"{document.name} shows `invoke {shown}`, which lacks {missing}"
+
+
+def test_every_command_is_run_against_the_engine() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for folder in ("engine", "unit") for path in (ROOT / "tests" / folder).rglob("*.py"))
+    never = [name for name in namespace.task_names if f'"{name}"' not in text and f"'{name}'" not in text and name not in THIS_REPOSITORYS]
+    assert never == []
 
 
 def test_the_schema_in_the_docs_is_that_of_the_code() -> None:

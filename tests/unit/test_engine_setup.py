@@ -25,9 +25,9 @@ def tools(tmp_path: Path) -> Path:
     return folder
 
 
-def run(tools: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(tools: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(ROOT / "setup/engine.sh")],
+        [str(ROOT / "setup/engine.sh"), *arguments],
         env={"PATH": f"{tools}:/usr/bin:/bin", **environment},
         stdin=subprocess.DEVNULL,
         capture_output=True,
@@ -55,4 +55,14 @@ def test_installs_nothing_where_docker_means_another_machine(tools: Path, tmp_pa
 def test_does_nothing_where_an_engine_answers(tools: Path, tmp_path: Path) -> None:
     (tools / "docker").write_text("#!/bin/sh\nexit 0\n")
     assert run(tools).returncode == 0
+    assert not (tmp_path / "changed").exists()
+
+
+def test_what_the_tests_need_is_named_where_it_may_not_be_installed(tools: Path, tmp_path: Path) -> None:
+    (tools / "docker").write_text("#!/bin/sh\nexit 0\n")
+    (tools / "dpkg-query").write_text("#!/bin/sh\nexit 1\n")
+    (tools / "dpkg-query").chmod(0o755)
+    result = run(tools, "--for-tests", PIPELINE_INSTALL_ENGINE="0")
+    assert result.returncode == 0
+    assert "apt-get install maven " in result.stderr
     assert not (tmp_path / "changed").exists()

@@ -130,3 +130,36 @@ def test_a_python_that_is_too_old_is_named(wrapper: Wrapper) -> None:
     code, _, errors = wrapper.run()
     assert code == 1
     assert "needs Python 3.11 or newer" in errors
+
+
+@pytest.fixture
+def application(wrapper: Wrapper) -> Wrapper:
+    """An application: it names what installs the toolkit, and its pyproject.toml and requirements.lock are none of invokew's business."""
+    (wrapper.folder / "requirements-pipeline.txt").write_text("./tools/pipeline-1.whl\n")
+    return wrapper
+
+
+def test_an_application_installs_what_it_names(application: Wrapper, tmp_path: Path) -> None:
+    assert application.run("build", folder=tmp_path)[:2] == (0, "invoke build\n")
+    assert application.calls() == ["made", "project"]
+    for name in ("requirements.lock", "pyproject.toml"):
+        (application.folder / name).write_text("changed")
+        (application.folder / name).unlink()
+    assert application.run()[0] == 0
+    assert application.calls() == ["made", "project"]
+
+
+def test_an_application_renews_it_when_it_names_another_toolkit(application: Wrapper) -> None:
+    application.run()
+    (application.folder / "requirements-pipeline.txt").write_text("./tools/pipeline-2.whl\n")
+    assert application.run()[0] == 0
+    assert application.calls() == ["made", "project"] * 2
+
+
+def test_a_toolkit_that_cannot_be_installed_is_named(application: Wrapper) -> None:
+    (application.folder.parent / "fake-python").write_text(application.python.read_text().replace("echo project", "exit 1; echo"))
+    code, _, errors = application.run()
+    assert code == 1
+    assert "pip could not install what requirements-pipeline.txt names" in errors
+    application.make_python()
+    assert application.run()[0] == 0

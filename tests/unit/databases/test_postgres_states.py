@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.databases.engine import Account, Address, Password
-from pipeline.databases.postgres_states import PostgresStates, Surroundings, literal
+from pipeline.databases.postgres_states import PostgresStates, Surroundings, literal, make_template
 from pipeline.databases.states import Server, Sql, State
 from pipeline.errors import PreparationError
 
@@ -62,6 +62,23 @@ def test_a_database_with_nothing_beside_it_costs_one_statement() -> None:
     source, database = states(PLAIN)
     assert source.create().name == "w_1"
     assert database.done == ['CREATE DATABASE "w_1" TEMPLATE "original" OWNER "app"']
+
+
+def test_copies_go_where_the_image_has_a_place_for_them_and_by_the_quickest_way() -> None:
+    looked_at: dict[str, list[tuple[Any, ...]]] = {
+        "datconnlimit": [("app", -1, None, True)],
+        "pipeline.states": [("/states",)],
+        "fsync": [(True,)],
+    }
+    database = Writing(looked_at)
+    make_template(Sql(database, DriverError), Address("h", 1, "app"), "original", "app")
+    assert database.done[:2] == [
+        "CREATE TABLESPACE pipeline_states LOCATION '/states'",
+        'CREATE DATABASE "original" TEMPLATE "app" TABLESPACE "pipeline_states" STRATEGY FILE_COPY',
+    ]
+    source, database = states(PLAIN, fsync=[(True,)])
+    source.create()
+    assert database.done == ['CREATE DATABASE "w_1" TEMPLATE "original" OWNER "app" STRATEGY FILE_COPY']
 
 
 def test_all_that_a_copy_leaves_behind_is_given_to_it_in_one_round_trip() -> None:

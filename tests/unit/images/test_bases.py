@@ -12,6 +12,7 @@ import pytest
 from pipeline.config import read_config
 from pipeline.errors import ConfigurationError, ImageUnavailableError
 from pipeline.images.bases import Base, Bases, read_bases, remember_bases, resolve_bases
+from pipeline.images.definition import ReleaseParent
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.reference import parse_reference
 
@@ -35,6 +36,9 @@ class World:
         if not self.remote:
             raise ImageUnavailableError("no way there")
         return self.remote
+
+    def released_image(self, parent: ReleaseParent) -> Base:
+        raise AssertionError(parent)
 
     def bootstrap_suite(self, suites: Mapping[str, str]) -> str:
         if self.suite == "no program":

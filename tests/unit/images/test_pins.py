@@ -12,6 +12,7 @@ from pipeline.config import read_config
 from pipeline.errors import ConfigurationError, ImageUnavailableError
 from pipeline.images.bases import Base, Bases, read_bases, read_pins, remember_bases
 from pipeline.images.context import read_context
+from pipeline.images.definition import ReleaseParent
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.images.pins import PinState, aged_bases, ask_pins, move_pins, pin_marks, pins_as_json, write_pins
 from pipeline.images.plan import BuildPlan, make_fingerprints, plan_build
@@ -27,8 +28,19 @@ DOCKERFILE = "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n"
 class World:
     """Registries that have `remote`, an engine that has `local`."""
 
-    def __init__(self, remote: Mapping[str, str], local: Mapping[str, tuple[str, str]] | None = None, suite: str = "") -> None:
-        self.remote, self.local, self.suite = remote, local or {}, suite
+    def __init__(
+        self,
+        remote: Mapping[str, str],
+        local: Mapping[str, tuple[str, str]] | None = None,
+        suite: str = "",
+        released: Mapping[str, Base] | None = None,
+    ) -> None:
+        self.remote, self.local, self.suite, self.released = remote, local or {}, suite, released or {}
+
+    def released_image(self, parent: ReleaseParent) -> Base:
+        if parent.key not in self.released:
+            raise ImageUnavailableError(f"there is no release of '{parent.track}'")
+        return self.released[parent.key]
 
     def local_image(self, reference: str) -> tuple[str, str] | None:
         return self.local.get(reference)

@@ -16,7 +16,8 @@ import pytest
 from git import Actor, Repo
 
 from pipeline.config import Config, read_config
-from pipeline.errors import ConfigurationError, RegistryUnreachableError
+from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryUnreachableError, RevisionError
+from pipeline.images.release import Releases
 from pipeline.reference import parse_reference
 from pipeline.tasks.shelf import pull_reference
 from pipeline.tasks.wiring import ImageProject, provide_image
@@ -249,3 +250,41 @@ def test_a_plan_of_some_images_forgets_no_base_of_the_others(engine: Engine, con
         ["base ubuntu", "base debian"],
         ["base debian", "base ubuntu"],
     )
+
+
+def test_a_submodule_that_an_image_takes_and_is_not_checked_out(wired: ImageProject, config: Config) -> None:
+    (config.root / ".gitmodules").write_text('[submodule "lib"]\n\tpath = dockerfiles/child/lib\n\turl = https://example.com/lib\n')
+    (config.root / "dockerfiles/child/lib").mkdir()
+    with pytest.raises(RevisionError) as caught:
+        wired.read_plan()
+    assert caught.value.message == "the image child takes dockerfiles/child/lib, a submodule that is not checked out"
+    assert caught.value.hint == "Check the submodules out: git submodule update --init --recursive dockerfiles/child/lib"
+    assert wired.read_plan(["root"]).steps  # takes nothing of it
+    (config.root / "dockerfiles/child/.dockerignore").write_text("lib\n")
+    assert wired.read_plan().steps
+
+
+def test_a_build_context_in_a_submodule_that_is_not_checked_out(wired: ImageProject, config: Config) -> None:
+    (config.root / ".gitmodules").write_text('[submodule "x"]\n\tpath = dockerfiles/child\n\turl = https://example.com/x\n')
+    shutil.rmtree(config.root / "dockerfiles/child")
+    (config.root / "dockerfiles/child").mkdir()
+    with pytest.raises(ConfigurationError, match="has no Dockerfile") as caught:
+        wired.read_plan()
+    assert "git submodule update --init --recursive dockerfiles/child" in caught.value.hint
+
+
+def test_a_release_by_a_name_that_a_shallow_clone_does_not_know(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (config.root / "more").touch()
+    repository = Repo(config.root)
+    repository.git.add("--all")
+    repository.index.commit("more", author=Actor("x", "x@example.com"), committer=Actor("x", "x@example.com"))
+    repository.git.execute(["git", "clone", "--quiet", "--depth", "1", f"file://{config.root}", str(tmp_path / "clone")])
+
+    def nothing(_self: Releases, wanted: str) -> None:
+        raise ImageUnavailableError(f"there is no release of '{wanted}'", "See: invoke release.list")
+
+    monkeypatch.setattr(Releases, "find", nothing)
+    for root, shallow in ((config.root, False), (tmp_path / "clone", True)):
+        with ImageProject(read_config(root), print) as project, pytest.raises(ImageUnavailableError) as caught:
+            project.find_release("HEAD~5")
+        assert ("git fetch --unshallow" in caught.value.hint) is shallow

@@ -1,0 +1,107 @@
+"""The files that `invoke init` writes, as text. What this repository has itself is taken from there, with the names replaced."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from pipeline.scaffold.repository import APPLICATION_FILE, DOCKERFILE, REQUIREMENT_FILE, Answers, Application
+from pipeline.scaffold.shipped import shipped_folder
+
+TASKS = '"""The tasks of this repository."""\n\nfrom pipeline.tasks import namespace\n\n__all__ = ["namespace"]\n'
+GIT_IGNORED = ("/.venv/", "/.venv.lock", ".pipeline/", "__pycache__/")
+DOCKER_IGNORED = (".git", ".venv", ".pipeline", "**/__pycache__")
+TEST_REPORTS = '["**/target/surefire-reports/*.xml", "**/target/failsafe-reports/*.xml"]'
+
+
+@dataclass(frozen=True)
+class Template:
+    """One file. `owned`: it is the team's from the moment it is written, and no upgrade touches it.
+
+    `lines`: instead of a whole file, lines that it must have.
+    """
+
+    path: str
+    text: str = ""
+    owned: bool = False
+    executable: bool = False
+    lines: tuple[str, ...] = field(default=())
+
+
+def make_files(answers: Answers) -> tuple[Template, ...]:
+    """All files of an application's repository."""
+    ci = [Template(path, fit_ci(path, answers)) for path in CI_FILES]
+    images = [template for application in answers.applications for template in _image(application)]
+    return (
+        Template("pipeline.yaml", _configuration(answers), owned=True),
+        *images,
+        Template(REQUIREMENT_FILE, _requirement(answers), owned=True),
+        Template("tasks.py", TASKS),
+        Template("invokew", read_shipped("invokew"), executable=True),
+        *ci,
+        Template(".gitignore", lines=GIT_IGNORED),
+    )
+
+
+CI_FILES = ("Jenkinsfile", "bamboo-specs/bamboo.yaml")
+
+
+def read_shipped(path: str) -> str:
+    return (shipped_folder() / path).read_text(encoding="utf-8")
+
+
+def fit_ci(path: str, answers: Answers) -> str:
+    """A build server's file of the toolkit, for another repository: with its names, and Maven before each build of the images."""
+    text = read_shipped(path)
+    if answers.makes_wars:
+        text = re.sub(r"(?<=')\./invokew (?=build\b)", f"{answers.maven} --batch-mode clean package && ./invokew ", text)
+    name = answers.namespace.rpartition("/")[2]
+    if name and path.endswith(".yaml"):
+        key = re.sub(r"[^A-Z0-9]", "", name.upper())[:10]
+        text = re.sub(r"(?m)^(  project-key: ).*$", rf"\g<1>{key if key[:1].isalpha() else 'P' + key[:9]}", text, count=1)
+        text = re.sub(r"(?m)^(  name: ).*$", rf"\g<1>{name}", text, count=1)
+    return text
+
+
+def replace_toolkit(requirements: str, requirement: str) -> str:
+    """A team's requirements with another toolkit; what they name besides, such as a package of shared settings, stays."""
+    lines = requirements.splitlines()
+    old = [number for number, line in enumerate(lines) if _TOOLKIT.match(line)]
+    lines[old[0] if old else len(lines) : (old[0] + 1) if old else len(lines)] = [requirement]
+    return "\n".join(lines) + "\n"
+
+
+_TOOLKIT = re.compile(r"pipeline\s*(?:$|[=<>!~@\[;])|\S*/pipeline-\d[^/]*\.whl|pipeline-\d[^/]*\.whl")
+
+
+def _configuration(answers: Answers) -> str:
+    files = [f"{'' if application.folder == '.' else application.folder + '/'}{APPLICATION_FILE}" for application in answers.applications]
+    database = ["  engine: postgres", "  image: postgres"] if answers.engine == "postgres" else []
+    run = [answers.maven, "--batch-mode", "verify"] if answers.maven else ["./run-tests"]
+    lines = [
+        f"registry: {answers.registry}",
+        f"namespace: {answers.namespace}",
+        f"images: [{', '.join(files)}]",
+        "itest:",
+        *database,
+        "  # prepare: [{sql: FOLDER}]  # what the tests expect in the fresh database",
+        f"  run: [{', '.join(run)}]",
+        *([f"  junit: {TEST_REPORTS}"] if answers.maven else []),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _image(application: Application) -> list[Template]:
+    folder = "" if application.folder == "." else f"{application.folder}/"
+    definition = f"name: {application.name}\n{application.parent}\n"
+    place = "${CATALINA_HOME}" if application.parent.startswith("from:") else "/opt/tomcat"  # as Docker's own Tomcat has it, and as ours
+    dockerfile = f"ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nCOPY {application.war} {place}/webapps/{application.name}.war\n"
+    return [
+        Template(f"{folder}{APPLICATION_FILE}", definition, owned=True),
+        *([Template(f"{folder}{DOCKERFILE}", dockerfile, owned=True)] if application.war else []),
+        Template(f"{folder}.dockerignore", lines=DOCKER_IGNORED),
+    ]
+
+
+def _requirement(answers: Answers) -> str:
+    return f"# What ./invokew installs into .venv. Another line here is another version of the toolkit.\n{answers.requirement}\n"
