@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.bamboo_specs import InvalidSpecsError, read_specs, stage_jobs, task_kind
+from tests.bamboo_specs import Created, FromPullRequests, InvalidSpecsError, read_specs, stage_jobs, task_kind
 from tests.jenkinsfile import UnknownSyntaxError, read_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -118,6 +118,14 @@ def test_a_script_of_bamboo_is_one_command() -> None:
 
 def test_bamboo_builds_no_fork() -> None:
     assert read_specs(SPECS)[0].branches.create == "for-new-branch"
+
+
+def test_what_the_page_about_bamboo_shows_for_pull_requests_is_taken() -> None:
+    page = (ROOT / "docs/how-to-bamboo.md").read_text(encoding="utf-8")
+    shown = page.partition("```yaml\n")[2].partition("```")[0]
+    branches = read_specs(SPECS.partition("# Branches of this")[0] + shown)[0].branches
+    assert isinstance(branches.create, Created)
+    assert branches.create.for_pull_request == FromPullRequests(accept_fork=False)
 
 
 def test_bamboo_archives_results_logs_and_the_release_and_no_secret() -> None:
