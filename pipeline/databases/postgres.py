@@ -13,7 +13,7 @@ from urllib.parse import quote
 from pipeline.databases.bake import Rows
 from pipeline.databases.contract import CONTRACTS
 from pipeline.databases.engine import Account, Address, Answer, Connection, Password, Phase, Probe, Problem, ScriptError, Statement
-from pipeline.databases.postgres_states import PostgresStates, drop_database, drop_tablespace, make_template, quoted, watch
+from pipeline.databases.postgres_states import PostgresStates, drop_database, make_template, quoted, watch
 from pipeline.databases.states import Originals, Prepare, Server, Source, Sql
 
 # SQLSTATE codes (PostgreSQL's documentation, appendix A).
@@ -184,7 +184,6 @@ class Postgres:
     def drop_original(self, server: Server, original: str) -> None:
         with contextlib.closing(self._sql(server)) as sql:
             drop_database(sql, original)
-            drop_tablespace(sql)
 
     def states(self, server: Server, original: str, prefix: str, _prepare: Prepare) -> Source:
         return PostgresStates(self._sql(server), server, original, prefix)

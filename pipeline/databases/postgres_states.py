@@ -31,6 +31,7 @@ from pipeline.errors import PreparationError
 
 STATES = "pipeline_states"  # the tablespace of originals and copies, where the image offers a folder for it
 BUSY_PATIENCE = 10.0  # seconds for others to log out of the prepared database before it can be copied
+RIVAL_PATIENCE = 2.0  # seconds for a worker that makes the tablespace at the same time to have made it
 _BUSY = "is being accessed by other users"
 
 # The settings whose value is a list of quoted words (pg_dump treats the same ones so: dumputils.c, variable_is_guc_list_quote).
@@ -152,23 +153,28 @@ def make_template(sql: Sql, address: Address, name: str, user: str) -> None:
 
 
 def _make_tablespace(sql: Sql) -> str:
-    """Where originals and copies of them are kept; empty where the image offers no place of its own. Raises PreparationError."""
+    """Where originals and copies of them are kept; empty where the image offers no place of its own. Raises PreparationError.
+
+    It stays until the container goes: another run of tests may be about to use it.
+    """
     folder = str(sql.rows("SELECT coalesce(current_setting('pipeline.states', true), '')")[0][0])
-    if folder and not sql.rows(f"SELECT FROM pg_tablespace WHERE spcname = '{STATES}'"):
+    if folder and not _has_tablespace(sql):
         try:
             sql.run(f"CREATE TABLESPACE {STATES} LOCATION {literal(folder)}")
         except StatementError as error:
+            ends = time.monotonic() + RIVAL_PATIENCE
+            while time.monotonic() < ends:
+                if _has_tablespace(sql):
+                    return STATES  # another worker was quicker
+                time.sleep(0.05)
             what = f"the folder for copies of databases, {folder}, cannot be used: {error}"
-            raise PreparationError(
-                what, "It is the image's setting `pipeline.states`: an empty folder that belongs to the server's user."
-            ) from error
+            hint = "It is the image's setting `pipeline.states`: an empty folder that belongs to the server's user."
+            raise PreparationError(what, hint) from error
     return STATES if folder else ""
 
 
-def drop_tablespace(sql: Sql) -> None:
-    """Take the place of the copies away again, where nothing is in it any more."""
-    with contextlib.suppress(StatementError):  # another run of tests has copies there
-        sql.run(f"DROP TABLESPACE IF EXISTS {STATES}")
+def _has_tablespace(sql: Sql) -> bool:
+    return bool(sql.rows(f"SELECT 1 FROM pg_tablespace WHERE spcname = '{STATES}'"))
 
 
 def kept_surroundings(sql: Sql, original: str) -> Surroundings:
