@@ -33,10 +33,12 @@ CHECKS: dict[str, list[Path | str]] = {
         *map(str, (ROOT / "dockerfiles/postgres/bin").iterdir()),
     ],
 }
+_BY_FILE = ["-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"]  # the tests of a file one after another; files as they are collected
 KINDS: dict[str, list[str]] = {
     "unit": ["tests/unit", "-n", "2"],
-    "engine": ["tests/engine"],
-    "containerd store": ["tests/engine", "--store", "containerd"],  # those about images again, on an engine with the other image store
+    "engine": ["tests/engine", *_BY_FILE],
+    # those about images again, on an engine with the other image store
+    "containerd store": ["tests/engine", "--store", "containerd", *_BY_FILE],
 }
 NO_TESTS = 5  # pytest's exit code where no test was collected
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import subprocess
@@ -48,6 +49,14 @@ NOT_TWICE = (  # words in the names of those tests in them that never come to an
     "only_without_a_name",
     "wants_a_login",
 )
+LONG_FILES = (  # come first: where files are run side by side, none is left over at the end
+    "test_hostile_registry.py",
+    "test_itest.py",
+    "test_maven.py",
+    "test_applications.py",
+    "test_bake.py",
+    "test_failures.py",
+)
 _MACHINE = {name: os.environ[name] for name in ("DOCKER_HOST", "DOCKER_CONTEXT") if name in os.environ}  # its engine
 
 
@@ -66,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
     if config.getoption("--store") == "machine":
         return
     in_files = [item for item in items if item.path.name in BOTH_STORES and not any(word in item.name for word in NOT_TWICE)]
@@ -145,7 +155,10 @@ def remove_containers(engine: docker.DockerClient) -> None:
 
 def own_image(name: str) -> str:
     """An image of this repository on the machine's own engine, built first where needed; its content tag."""
-    with machines_engine():
+    lock = ROOT / ".pipeline" / "tests" / "images.lock"  # processes that run tests side by side would each build it
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with machines_engine(), lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
         return provide_image(read_config(ROOT), name, lambda line: print(line, file=sys.stderr))
 
 
