@@ -14,6 +14,7 @@ from pipeline.errors import ConfigurationError
 from pipeline.reference import COMPONENT, REPOSITORY
 
 CONFIG_FILE = "pipeline.yaml"
+DEFAULT_IMAGES = ("images/*.yaml",)
 STATE_FOLDER = ".pipeline"  # beside pipeline.yaml; git-ignored; nothing in it is needed to be right, only to be quick
 
 Doc = msgspec.Meta
@@ -156,7 +157,7 @@ class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         str, Doc(description="HOST[:PORT][/PREFIX] to pull from, where that is another address (a virtual repository).")
     ] = ""
     project: Annotated[str, Doc(description="The project's name on containers and networks. Default: the namespace.")] = ""
-    images: Annotated[tuple[str, ...], Doc(description="Globs of image definitions.", min_length=1)] = ("images/*.yaml",)
+    images: Annotated[tuple[str, ...], Doc(description="Globs of image definitions.", min_length=1)] = DEFAULT_IMAGES
     platform: Annotated[str, Doc(description="The platform images are built for.", pattern="^[a-z0-9]+/[a-z0-9]+(/[a-z0-9]+)?$")] = (
         "linux/amd64"
     )
@@ -182,6 +183,11 @@ class Config(msgspec.Struct, frozen=True):
     secrets: dict[str, Secret]
     registry_server: RegistryServer
     itest: IntegrationTests
+
+    @property
+    def defines_images(self) -> bool:
+        """Whether this repository has image definitions; one with the default of `images:` and none there only tests."""
+        return self.images != DEFAULT_IMAGES or any(self.root.glob(self.images[0]))
 
     @property
     def state(self) -> Path:

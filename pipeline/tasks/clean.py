@@ -83,10 +83,10 @@ def _remove_images(config: Config) -> None:
     from pipeline.reference import Reference
     from pipeline.sessions import PROJECT
     from pipeline.tasks.shelf import pull_reference
-    from pipeline.tasks.wiring import ImageProject, defines_images
+    from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(config, say) as project:
-        definitions = project.hierarchy.definitions if defines_images(config) else ()
+        definitions = project.hierarchy.definitions if config.defines_images else ()
         own = {place.name for item in definitions for place in (item.repository, pull_reference(config, item.repository))}
         tags = project.engine.list_labelled({PROJECT: config.project})
         host, folder = baked_folder(config.registry, config.namespace)

@@ -21,7 +21,7 @@ def registry_start(_context: Context) -> None:
     """
     from pipeline.adapters.docker_engine import DockerEngine
     from pipeline.registry_server import start_registry
-    from pipeline.tasks.wiring import provide_image
+    from pipeline.tasks.service_images import provide_image
 
     config = read_project()
     server = config.registry_server

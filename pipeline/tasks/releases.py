@@ -158,7 +158,7 @@ def release_users(_context: Context, image: str, namespace: list[str], all: bool
     In every repository of the registry. Example: invoke release.users tomcat
     """
     from pipeline.images.users import users_as_json
-    from pipeline.tasks.using import find_release_users
+    from pipeline.tasks.release_users import find_release_users
     from pipeline.tasks.wiring import ImageProject
 
     with ImageProject(read_project(), say) as project:

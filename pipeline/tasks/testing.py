@@ -52,7 +52,7 @@ class TestBench:
 
         With `baked`, a baked database takes its place where there is one and the configuration allows it.
         """
-        from pipeline.tasks.wiring import provide_image  # git, BuildKit, registry: only a start needs them
+        from pipeline.tasks.service_images import provide_image  # git, BuildKit, registry: only a start needs them
 
         name = image or self.config.itest.image
         run = check_run(self.config, name, self.kind, processes, tests)  # a mistake is worth knowing before minutes of building

@@ -25,7 +25,7 @@ ROLE = "verify"
 
 def verify(image: str, contract: str, say: Callable[[str], None]) -> Report:
     """Verify the configured image, or `image`, by the configured contract, or `contract`; the report is written, too."""
-    from pipeline.tasks.wiring import provide_image  # git, BuildKit, registry: only an image of this repository needs them
+    from pipeline.tasks.service_images import provide_image  # git, BuildKit, registry: only an image of this repository needs them
 
     config = read_project()
     kind = _kind(config, contract)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -15,7 +14,6 @@ from pipeline.adapters.docker_images import DockerImages
 from pipeline.adapters.git_repository import find_commit, find_missing_below, is_shallow, read_git, relate_commits
 from pipeline.adapters.registry import Registry
 from pipeline.config import CONFIG_FILE, Config
-from pipeline.document import line_of, nearest
 from pipeline.errors import (
     ConfigurationError,
     ImageUnavailableError,
@@ -23,7 +21,7 @@ from pipeline.errors import (
     RevisionError,
 )
 from pipeline.images.bases import LOCK_FILE, Base, Bases, read_bases, remember_bases, resolve_bases
-from pipeline.images.build import INPUTS_FOLDER, build_images, recorded_inputs
+from pipeline.images.build import INPUTS_FOLDER, recorded_inputs
 from pipeline.images.context import BuildContext, read_contexts
 from pipeline.images.definition import RELEASES, release_place
 from pipeline.images.fingerprint import Fingerprint
@@ -31,11 +29,9 @@ from pipeline.images.hashes import hash_cache
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.images.pins import PinState, aged_bases, ask_pins
 from pipeline.images.plan import BuildPlan, find_dirty, make_fingerprints, plan_build
-from pipeline.images.progress import PlainLines
 from pipeline.images.release import Relation, Release, Releases
 from pipeline.reference import Reference, parse_reference
 from pipeline.revision import GitFacts, Revision, branch_tag, content_tag, name_revision
-from pipeline.scaffold.shipped import IMAGES as SHIPPED_IMAGES
 from pipeline.state_files import sweep_unfinished
 from pipeline.tasks.external_images import ExternalImages
 from pipeline.tasks.shelf import REQUESTS, RegistryReleases, RegistryShelf, pull_reference, together
@@ -44,7 +40,6 @@ if TYPE_CHECKING:
     from pipeline.images.explain import ExplainedPlan
     from pipeline.tasks.workshop import DockerWorkshop
 
-DEFAULT_IMAGES = ("images/*.yaml",)
 _PUBLISHED: dict[str, str] = {}  # content tag → digest, as this process has seen them in the registry
 
 
@@ -314,42 +309,3 @@ def pull_release(project: ImageProject, release: Release) -> None:
         project.say(f"{name}: pulled {source}")
 
     together(pull, release.present)
-
-
-def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str:
-    """The image that a service of the pipeline's own runs in: built first where it is an image definition.
-
-    This repository's own definition of that name wins over the one that travels with the toolkit.
-    """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", image):
-        return image
-    with ImageProject(config, say) as project:
-        own = project.hierarchy.names if defines_images(config) else ()
-        if image in own:
-            return _provide(project, image)
-    if image not in SHIPPED_IMAGES:
-        place = next((key for key in ("itest", "registry_server") if getattr(config, key).image == image), "")
-        where = f"{CONFIG_FILE}:{line_of(config.root / CONFIG_FILE, place, 'image')}: '{place}.image'" if place else "--image"
-        raise ConfigurationError(
-            f"{where}: there is no image definition '{image}', and none of that name comes with the toolkit",
-            f"{nearest(image, {*own, *SHIPPED_IMAGES})} Any other image is named with its repository and tag, such as docker.io/{image}:TAG.",
-        )
-    from pipeline.tasks.shipped_images import ShippedImages
-
-    with ShippedImages(config, say) as shipped:
-        return _provide(shipped, image)
-
-
-def defines_images(config: Config) -> bool:
-    """Whether this repository has image definitions; one with the default of `images:` and none there only tests."""
-    return config.images != DEFAULT_IMAGES or any(config.root.glob(config.images[0]))
-
-
-def _provide(project: ImageProject, image: str) -> str:
-    config, say = project.config, project.say
-    plan = project.read_plan([image], remember=True, demanded=[image])
-    if plan[image].action == "skip":
-        raise ImageUnavailableError(f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml.")
-    if any(step.action in ("build", "pull", "tag") for step in plan.steps):
-        build_images(plan, lambda: project.workshop(plan), config.state, os.cpu_count() or 1, PlainLines(say))
-    return str(plan[image].content)

@@ -25,7 +25,7 @@ from pipeline.adapters.registry import Registry
 from pipeline.config import read_config
 from pipeline.errors import RegistryRefusedError, RegistryUnreachableError
 from pipeline.reference import Reference
-from pipeline.tasks.wiring import provide_image
+from pipeline.tasks.service_images import provide_image
 from tests.engine.checkouts import checkout, make_checkout  # noqa: F401 - fixtures
 from tests.engine.second_engine import CONTAINERD_STORE, SecondEngine, second_engine
 

@@ -19,8 +19,9 @@ from pipeline.config import Config, read_config
 from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryUnreachableError, RevisionError
 from pipeline.images.release import Releases
 from pipeline.reference import parse_reference
+from pipeline.tasks.service_images import provide_image
 from pipeline.tasks.shelf import pull_reference
-from pipeline.tasks.wiring import ImageProject, provide_image
+from pipeline.tasks.wiring import ImageProject
 
 MakeProject = Callable[[Mapping[str, str]], Path]
 DIGEST = "sha256:" + "1" * 64

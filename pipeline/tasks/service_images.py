@@ -1,7 +1,12 @@
-"""The toolkit's own service images, where an application names one that it does not define: built on this engine, never published."""
+"""The images that services of the pipeline run in: this repository's own, or those that travel with the toolkit.
+
+The latter are for an application that names one which it does not define: built on this engine, never published.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -9,15 +14,51 @@ from pathlib import Path
 import msgspec
 
 from pipeline.config import CONFIG_FILE, Config, Secret, read_config
+from pipeline.document import line_of, nearest
+from pipeline.errors import ConfigurationError, ImageUnavailableError
+from pipeline.images.build import build_images
+from pipeline.images.progress import PlainLines
 from pipeline.reference import Reference
 from pipeline.revision import GitFacts, Revision
-from pipeline.scaffold.shipped import is_executable, shipped_definitions, shipped_folder, shipped_version
+from pipeline.scaffold.shipped import IMAGES, is_executable, shipped_definitions, shipped_folder, shipped_version
 from pipeline.state_files import write_whole
 from pipeline.tasks.wiring import ImageProject
 
 REGISTRY, NAMESPACE = "pipeline.local", "shipped"  # the repositories of these images: no registry has that name
 PIP_INDEX = "pip_index"  # a secret that the stand-in takes where it is there
 CONFIGURATION = f"registry: {REGISTRY}\nnamespace: {NAMESPACE}\nsecrets:\n  {PIP_INDEX}: {{env: PIP_INDEX_URL, required: false}}\n"
+
+
+def provide_image(config: Config, image: str, say: Callable[[str], None]) -> str:
+    """The image that a service of the pipeline's own runs in: built first where it is an image definition.
+
+    This repository's own definition of that name wins over the one that travels with the toolkit.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", image):
+        return image
+    with ImageProject(config, say) as project:
+        own = project.hierarchy.names if config.defines_images else ()
+        if image in own:
+            return _provide(project, image)
+    if image not in IMAGES:
+        place = next((key for key in ("itest", "registry_server") if getattr(config, key).image == image), "")
+        where = f"{CONFIG_FILE}:{line_of(config.root / CONFIG_FILE, place, 'image')}: '{place}.image'" if place else "--image"
+        raise ConfigurationError(
+            f"{where}: there is no image definition '{image}', and none of that name comes with the toolkit",
+            f"{nearest(image, {*own, *IMAGES})} Any other image is named with its repository and tag, such as docker.io/{image}:TAG.",
+        )
+    with ShippedImages(config, say) as shipped:
+        return _provide(shipped, image)
+
+
+def _provide(project: ImageProject, image: str) -> str:
+    config, say = project.config, project.say
+    plan = project.read_plan([image], remember=True, demanded=[image])
+    if plan[image].action == "skip":
+        raise ImageUnavailableError(f"the image {image} cannot be had: {plan[image].reasons[0].what}", "Name another one in pipeline.yaml.")
+    if any(step.action in ("build", "pull", "tag") for step in plan.steps):
+        build_images(plan, lambda: project.workshop(plan), config.state, os.cpu_count() or 1, PlainLines(say))
+    return str(plan[image].content)
 
 
 class ShippedImages(ImageProject):

@@ -13,8 +13,8 @@ from pipeline.config import read_config
 from pipeline.errors import ConfigurationError
 from pipeline.images.hierarchy import read_hierarchy
 from pipeline.scaffold import shipped
-from pipeline.tasks.shipped_images import CONFIGURATION, ShippedImages
-from pipeline.tasks.wiring import ImageProject, provide_image
+from pipeline.tasks.service_images import CONFIGURATION, ShippedImages, provide_image
+from pipeline.tasks.wiring import ImageProject
 from tests.unit.tasks.test_wiring import NOBODY, Engine, engine  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
