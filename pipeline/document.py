@@ -157,6 +157,19 @@ def _pinpointed(message: str, data: dict[Any, Any], kind: Any) -> str:
     return message
 
 
+# What a person writes in YAML of each type that msgspec names, as in: expected `array`, got `str`.
+_YAML_WORDS = {
+    "array": "a list",
+    "object": "keys and values",
+    "str": "text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "null": "nothing",
+}
+_TYPES = re.compile(r"`((?:[a-z]+ \| )*[a-z]+)`")
+
+
 def _explained(message: str, files: Sequence[tuple[Any, dict[Any, Any], str]], kind: Any) -> ConfigurationError:
     """msgspec's message, which ends in a path such as `$.itest.run[0]`, as file, line, key and what was meant.
 
@@ -174,6 +187,7 @@ def _explained(message: str, files: Sequence[tuple[Any, dict[Any, Any], str]], k
         what = f"the key '{missing[1]}' is missing"
         hint = f"Add `{missing[1]}:` there."
     else:
+        what = _TYPES.sub(lambda found: " or ".join(_YAML_WORDS.get(name, name) for name in found[1].split(" | ")), what)
         what = f"'{_written(place)}': {what[0].lower()}{what[1:]}" if place else what
         hint = "Correct the value."
     root, shown = next(((root, shown) for root, data, shown in files if _value_at(data, place) is not None), (files[0][0], files[0][2]))

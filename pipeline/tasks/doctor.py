@@ -60,7 +60,8 @@ def _examine() -> Iterator[Check]:
     except PipelineError as error:
         yield Check("configuration", False, error.message, error.hint)
         return
-    for check in (_git, _images, _buildx, _engine, _own_registry, _registry, _credentials, _ca, _bootstrap):
+    publishing = (_own_registry, _registry, _credentials) if config.defines_images or config.itest.bake == "registry" else ()
+    for check in (_git, _images, _buildx, _engine, *publishing, _ca, _bootstrap):
         try:
             yield from check(config)
         except PipelineError as error:
@@ -77,7 +78,10 @@ def _git(config: Config) -> Iterator[Check]:
 def _images(config: Config) -> Iterator[Check]:
     from pipeline.images.hierarchy import read_hierarchy
 
-    yield Check("images", True, f"{len(read_hierarchy(config).definitions)} image definitions, all valid")
+    found = (
+        f"{len(read_hierarchy(config).definitions)} image definitions, all valid" if config.defines_images else "none; only tests are run"
+    )
+    yield Check("images", True, found)
 
 
 def _buildx(_config: Config) -> Iterator[Check]:
@@ -156,7 +160,7 @@ def _bootstrap(config: Config) -> Iterator[Check]:
     from pipeline.images.hierarchy import read_hierarchy
 
     bases = read_bases(config.root)
-    for definition in read_hierarchy(config):
+    for definition in read_hierarchy(config) if config.defines_images else ():
         base = bases.found.get(definition.base)
         if definition.bootstrap and (base is None or base.kind == "bootstrap"):
             installed = shutil.which("mmdebstrap") is not None

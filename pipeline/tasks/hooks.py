@@ -59,7 +59,8 @@ def hooks_pre_push(_context: Context, itest: bool = False, first: str = "", limi
     ends = time.monotonic() + limit
     for pushed in read_pushed("" if sys.stdin.isatty() else sys.stdin.read(), os.environ):
         touched = _touched(config, pushed)
-        if touched is not None and not touched:
+        only_tests = itest and not config.defines_images
+        if touched is not None and not touched and not only_tests:
             say(f"pre-push: {pushed.branch} touches no image")
             continue
         _build(config, pushed, touched or [], first, itest, ends)
@@ -94,6 +95,8 @@ def _touched(config: Config, pushed: Pushed) -> list[str] | None:
         return []
     if pushed.commit != find_commit(config.root, "HEAD") or {CONFIG_FILE, LOCK_FILE}.intersection(paths):
         return None
+    if not config.defines_images:
+        return []
     hierarchy = read_hierarchy(config)
     known = {definition.file for definition in hierarchy}
     if any(Path(path).match(pattern) and path not in known for path in paths for pattern in config.images):
@@ -110,17 +113,25 @@ def _touched(config: Config, pushed: Pushed) -> list[str] | None:
 def _build(config: Config, pushed: Pushed, images: list[str], first: str, itest: bool, ends: float) -> None:
     from pipeline.adapters.git_push import checked_out, without_git_settings
     from pipeline.adapters.processes import run_program
+    from pipeline.config import CONFIG_FILE, read_config
     from pipeline.errors import BuildError
 
     environment = {**without_git_settings(os.environ), "PIPELINE_BRANCH": pushed.branch}
     only = [word for name in images for word in ("--only", name)]
     commands = [shlex.split(first)] if first else []
-    commands.append([sys.executable, "-m", "invoke", "build", *only])
-    commands += [[sys.executable, "-m", "invoke", "itest"]] if itest else []
-    what = f"{', '.join(images) or 'the images'} of {pushed.branch} at {pushed.commit[:12]}"
     begun = time.monotonic()
-    say(f"pre-push: building {what}")
     with checked_out(config.root, pushed.commit) as folder:
+        if not (folder / CONFIG_FILE).is_file():
+            say(f"pre-push: {pushed.branch} at {pushed.commit[:12]} has no {CONFIG_FILE}")
+            return
+        builds = read_config(folder).defines_images
+        commands += [[sys.executable, "-m", "invoke", "build", *only]] if builds else []
+        commands += [[sys.executable, "-m", "invoke", "itest"]] if itest else []
+        if not commands:
+            say(f"pre-push: {pushed.branch} touches no image")
+            return
+        what = f"{', '.join(images) or ('the images' if builds else 'what is there')} of {pushed.branch} at {pushed.commit[:12]}"
+        say(f"pre-push: {'building' if builds else 'trying'} {what}")
         for words in commands:
             code = run_program(words, folder, environment, quiet=True, timeout=max(ends - time.monotonic(), 0.0))
             if code:

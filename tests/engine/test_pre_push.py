@@ -105,3 +105,23 @@ def test_another_branch_than_the_one_checked_out_is_built_whole(pushing: Project
     lines = said(pushing, "origin", "other")
     assert lines[0] == f"pre-push: building the images of other at {commit[:12]}"
     assert {line.partition(":")[0] for line in lines if ": build (" in line} == {"base", "middle", "leaf", "more"}
+
+
+def test_a_repository_that_only_tests_and_a_branch_of_before_the_pipeline(project: Project, tmp_path: Path) -> None:
+    git(project, "add", ".gitignore")
+    git(project, "commit", "-qm", "before")
+    git(project, "branch", "old")
+    project.commit("begin")
+    git(project, "init", "-q", "--bare", "-b", "main", str(tmp_path / "remote.git"))
+    git(project, "remote", "add", "origin", str(tmp_path / "remote.git"))
+    project.invoke("hooks.install")
+    first = git(project, "rev-parse", "--short=12", "old").stdout.strip()
+    assert said(project, "origin", "old") == [f"pre-push: old at {first} has no pipeline.yaml"]
+    assert said(project) == ["pre-push: main touches no image"]
+    project.write("notes.md", "changed\n")
+    project.commit("notes")
+    project.invoke("hooks.install", "--itest")
+    result = push(project)
+    assert "pre-push: trying what is there of main" in result.stderr
+    assert "invoke itest ended with exit code" in result.stderr  # it says no `itest.run`
+    assert result.returncode == 1

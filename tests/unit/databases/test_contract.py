@@ -132,12 +132,12 @@ def test_a_contract_that_is_not_there_is_answered_with_the_nearest() -> None:
 
 CASES: Sequence[Case] = (
     Case(GOOD + "ready: now\n", "mine.yaml:9: unknown key 'ready'"),
-    Case(GOOD.replace("port: 5432", "port: 0"), "mine.yaml:3: 'port': expected `int` >= 1"),
-    Case(GOOD.replace("1g", "lots"), "mine.yaml:7: 'limits.memory': expected `str` matching"),
+    Case(GOOD.replace("port: 5432", "port: 0"), "mine.yaml:3: 'port': expected a whole number >= 1"),
+    Case(GOOD.replace("1g", "lots"), "mine.yaml:7: 'limits.memory': expected text matching"),
     Case(GOOD + "environment:\n  A: x\n  B: '{pasword}'\n", "mine.yaml:11: 'environment.B': there is no placeholder {pasword}"),
     Case(GOOD + "files: {etc/x: y}\n", "mine.yaml:9: 'files.etc/x': is not an absolute path"),
     Case(GOOD.replace("engine: postgres\n", ""), "mine.yaml:1: the key 'engine' is missing"),
-    Case(GOOD.replace("/data", "data"), "mine.yaml:6: 'data': expected `str` matching"),
+    Case(GOOD.replace("/data", "data"), "mine.yaml:6: 'data': expected text matching"),
 )
 
 
