@@ -144,9 +144,8 @@ class Buildx:
 
     def _start(self, command: list[str], folder: str) -> subprocess.Popen[bytes]:
         # A folder of its own for buildx's notes: in the user's it leaves a file for every build, for ever (seen: 5,000), and
-        # builds wait for each other's lock. The builder of an engine's context needs none of them. The same for its temporary
-        # files, two of which it leaves behind when it is killed.
-        environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "BUILDX_CONFIG": folder, "TMPDIR": folder}
+        # builds wait for each other's lock. The builder of an engine's context needs none of them.
+        environment = {**os.environ, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", "BUILDX_CONFIG": folder}
         with self._lock:
             if self._cancelled:
                 raise BuildError("the build was cancelled")
