@@ -1,58 +1,53 @@
-"""The Jenkinsfile as Groovy sees it: parsed and looked over by CodeNarc, the linter that npm-groovy-lint brings with it."""
+"""The Jenkinsfile as Groovy sees it: compiled, and looked over by CodeNarc, Groovy's linter. Both are Debian's packages."""
 
 from __future__ import annotations
 
-import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.engine.conftest import ROOT
 
-PACKAGE = "npm-groovy-lint@18.0.0"  # CodeNarc 3.7.0 on Groovy 4.0.26; the wrapper itself, which wants a newer Node, is not run
+JARS = ":".join(f"/usr/share/java/{name}.jar" for name in ("CodeNarc", "GMetrics", "groovy-all", "log4j-1.2"))
 RULES = Path(__file__).with_name("codenarc.groovy")
-UNPARSED = "Compilation failed"
 JENKINSFILE = (ROOT / "Jenkinsfile").read_text(encoding="utf-8")
+BROKEN = {  # what CodeNarc finds → what makes it so
+    "ComparisonOfTwoConstants": ("env.CHANGE_FORK == null", "1 == 1"),
+    "UnusedImport": ("pipeline {", "import java.util.zip.ZipFile\npipeline {"),
+}
 
 
-@pytest.fixture(scope="module")
-def lint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], str]:
-    """Looks at the Jenkinsfile in a folder; what CodeNarc says of it."""
-    for program in ("npm", "java"):
-        if not shutil.which(program):
-            pytest.skip(f"CodeNarc comes with npm and runs in Java; there is no {program} here")
-    folder = tmp_path_factory.mktemp("codenarc")
-    install = ["npm", "install", "--silent", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", str(folder), PACKAGE]
-    subprocess.run(install, cwd=folder, check=True, capture_output=True, text=True, timeout=300)
-    jars = ":".join(str(jar) for jar in sorted((folder / "node_modules/npm-groovy-lint/lib/java").rglob("*.jar")))
-
-    def look(place: Path) -> str:
-        options = [f"-basedir={place}", "-includes=Jenkinsfile", f"-rulesetfiles=file:{RULES}", "-report=console"]
-        command = ["java", "-cp", jars, "org.codenarc.CodeNarc", *options]
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120)
-        return done.stdout  # a file that cannot be parsed is said on stderr, and counts as one without violations
-
-    return look
+def java(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["java", "-cp", JARS, *arguments], check=False, capture_output=True, text=True, timeout=120)
 
 
-def test_the_jenkinsfile_is_good_groovy(lint: Callable[[Path], str]) -> None:
-    said = lint(ROOT)
-    assert "TotalFiles=1 FilesWithViolations=0 P1=0 P2=0 P3=0" in said
-    assert UNPARSED not in said
+def compile_groovy(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
+    (folder / "Jenkinsfile").write_text(text, encoding="utf-8")
+    return java("org.codehaus.groovy.tools.FileSystemCompiler", "-d", str(folder / "classes"), str(folder / "Jenkinsfile"))
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "what"),
-    [
-        ("    stages {", "    stages {{(", UNPARSED),
-        ("env.CHANGE_FORK == null", "1 == 1", "ComparisonOfTwoConstants"),
-        ("pipeline {", "import java.util.zip.ZipFile\npipeline {", "UnusedImport"),
-    ],
-)
-def test_what_is_wrong_is_found(lint: Callable[[Path], str], tmp_path: Path, old: str, new: str, what: str) -> None:
-    broken = JENKINSFILE.replace(old, new, 1)
-    assert broken != JENKINSFILE
-    (tmp_path / "Jenkinsfile").write_text(broken, encoding="utf-8")
-    assert what in lint(tmp_path)
+def test_it_is_groovy(tmp_path: Path) -> None:
+    compiled = compile_groovy(tmp_path, JENKINSFILE)
+    assert compiled.returncode == 0, compiled.stderr
+    assert list((tmp_path / "classes").glob("Jenkinsfile*.class"))
+
+
+def test_what_is_no_groovy_is_told(tmp_path: Path) -> None:
+    compiled = compile_groovy(tmp_path, JENKINSFILE.replace("    stages {", "    stages {{("))
+    assert compiled.returncode == 1
+    assert "Jenkinsfile: 11: " in compiled.stderr
+
+
+def test_the_linter_finds_nothing_in_it_and_what_is_wrong_in_others(tmp_path: Path) -> None:
+    """It passes over what is no Groovy, which is why that is compiled as well."""
+    for name, (old, new) in {**BROKEN, "good": ("", "")}.items():
+        (tmp_path / name).mkdir()
+        text = JENKINSFILE.replace(old, new, 1) if old else JENKINSFILE
+        (tmp_path / name / "Jenkinsfile").write_text(text, encoding="utf-8")
+        assert name == "good" or text != JENKINSFILE
+    options = [f"-basedir={tmp_path}", "-includes=**/Jenkinsfile", f"-rulesetfiles=file:{RULES}", "-report=text:/dev/stdout"]
+    said = java("org.codenarc.CodeNarc", *options).stdout
+    assert "TotalFiles=3 FilesWithViolations=2" in said, said
+    found = {part.partition("/")[0]: part for part in said.split("File: ")[1:]}
+    assert set(found) == set(BROKEN), said
+    for name, part in found.items():
+        assert f"Rule={name} " in part
