@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import docker
 import pytest
 
-from tests.engine.conftest import Project
+from tests.engine.conftest import INVOKE, ROOT, Project
 
 
 @pytest.fixture
@@ -105,6 +106,45 @@ def test_another_branch_than_the_one_checked_out_is_built_whole(pushing: Project
     lines = said(pushing, "origin", "other")
     assert lines[0] == f"pre-push: building the images of other at {commit[:12]}"
     assert {line.partition(":")[0] for line in lines if ": build (" in line} == {"base", "middle", "leaf", "more"}
+
+
+def test_the_pre_commit_framework(hierarchy: Project, tmp_path: Path) -> None:
+    hooks = tmp_path / "hooks"  # this repository, as far as the framework looks at it
+    hooks.mkdir()
+    shutil.copy(ROOT / ".pre-commit-hooks.yaml", hooks)
+    for command in ("init -q -b main", "add --all", "-c user.name=x -c user.email=x commit -qm hooks"):
+        subprocess.run(["git", *command.split()], cwd=hooks, check=True)
+    release = subprocess.run(["git", "rev-parse", "HEAD"], cwd=hooks, capture_output=True, text=True, check=True).stdout.strip()
+    hierarchy.write(
+        ".pre-commit-config.yaml", f"repos:\n- repo: {hooks}\n  rev: {release}\n  hooks: [{{id: pipeline-images, verbose: true}}]\n"
+    )
+    hierarchy.write("invokew", f'#!/bin/sh\nexec {INVOKE} "$@"\n', 0o755)
+    hierarchy.commit("framework")
+    git(hierarchy, "init", "-q", "--bare", "-b", "main", str(tmp_path / "remote.git"))
+    git(hierarchy, "remote", "add", "origin", str(tmp_path / "remote.git"))
+    assert push(hierarchy).returncode == 0
+    environment = {**os.environ, "PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
+    program = str(Path(INVOKE).with_name("pre-commit"))
+    subprocess.run([program, "install", "--hook-type", "pre-push"], cwd=hierarchy.root, env=environment, check=True, capture_output=True)
+
+    def pushed() -> tuple[int, str]:
+        done = subprocess.run(["git", "push", "origin", "main"], cwd=hierarchy.root, env=environment, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    hierarchy.write("notes.md", "of no image\n")
+    hierarchy.commit("notes")
+    code, said_of_it = pushed()
+    assert (code, "pre-push: main touches no image" in said_of_it) == (0, True), said_of_it
+    hierarchy.write("dockerfiles/leaf/leaf.txt", "changed\n")
+    commit = hierarchy.commit("leaf")
+    code, said_of_it = pushed()
+    assert (code, f"pre-push: building leaf of main at {commit[:12]}" in said_of_it) == (0, True), said_of_it
+    assert remote_has(hierarchy) == commit
+    hierarchy.write("dockerfiles/leaf/Dockerfile", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY nothing-of-that-name /\n")
+    hierarchy.commit("broken")
+    code, said_of_it = pushed()
+    assert (code, "nothing was pushed" in said_of_it) == (1, True), said_of_it
+    assert remote_has(hierarchy) == commit
 
 
 def test_a_repository_that_only_tests_and_a_branch_of_before_the_pipeline(project: Project, tmp_path: Path) -> None:
