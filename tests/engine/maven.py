@@ -14,6 +14,16 @@ POM = "{http://maven.apache.org/POM/4.0.0}"
 ALIASES = (("org.codehaus.plexus", "plexus-utils", "1.1"),)  # what Maven's core asks for by itself
 MISSING = "Install what setup/engine.sh lists for the tests: ./invokew test does, where it may"
 
+# Of a POM that makes a WAR, in the versions that Debian's packages are asked for in place of Maven's defaults.
+WAR_PLUGINS = """
+      <plugin><artifactId>maven-compiler-plugin</artifactId><version>3.10.1</version></plugin>
+      <plugin><artifactId>maven-surefire-plugin</artifactId><version>2.22.3</version></plugin>
+      <plugin>
+        <artifactId>maven-war-plugin</artifactId><version>3.3.2</version>
+        <configuration><failOnMissingWebXml>false</failOnMissingWebXml></configuration>
+      </plugin>
+"""
+
 
 class Maven:
     """Runs `mvn` in a folder, with a repository of the test's own."""

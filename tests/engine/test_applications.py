@@ -8,20 +8,26 @@ import re
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import docker
 import git
 
+from pipeline.adapters.registry import Registry
+from tests.bamboo_specs import read_specs, stage_jobs
+from tests.engine.build_servers import Agent, bamboo_job, jenkins, of_bamboo, of_jenkins
 from tests.engine.conftest import Project, RegistryContainer
 from tests.engine.documents import DOCS
-from tests.engine.maven import Maven
+from tests.engine.maven import WAR_PLUGINS, Maven
+from tests.engine.published import read_release
 from tests.engine.toolkit import toolkit, wheel  # noqa: F401 - fixtures
+from tests.jenkinsfile import read_pipeline
 
 DOCUMENT = "how-to-applications.md"
 SHOWN = "tools/pipeline-0.1.0-py3-none-any.whl"
-POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
+POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
   <modelVersion>4.0.0</modelVersion>
   <groupId>example</groupId>
   <artifactId>ledger</artifactId>
@@ -35,12 +41,7 @@ POM = """<project xmlns="http://maven.apache.org/POM/4.0.0">
     <plugins>
       <plugin><artifactId>maven-clean-plugin</artifactId><version>3.2.0</version></plugin>
       <plugin><artifactId>maven-resources-plugin</artifactId><version>3.3.0</version></plugin>
-      <plugin><artifactId>maven-compiler-plugin</artifactId><version>3.10.1</version></plugin>
-      <plugin><artifactId>maven-surefire-plugin</artifactId><version>2.22.3</version></plugin>
-      <plugin>
-        <artifactId>maven-war-plugin</artifactId><version>3.3.2</version>
-        <configuration><failOnMissingWebXml>false</failOnMissingWebXml></configuration>
-      </plugin>
+      {WAR_PLUGINS}
     </plugins>
   </build>
 </project>
@@ -114,20 +115,52 @@ def test_from_nothing_to_a_green_build(
     said = shell.run(try_out)
     assert f"release of main at {git.Repo(application.root).head.commit.hexsha[:12]}" in said
 
-    clone = tmp_path / "agent"
-    git.Repo(application.root).clone(clone)
-    (clone / ".venv").symlink_to(application.root / ".venv")  # what the agent's invokew would make again in the same way
-    agent = Shell(clone, {**environment, "GIT_COMMIT": git.Repo(clone).head.commit.hexsha, "BRANCH_NAME": "main"}, {})
-    jenkins = (clone / "Jenkinsfile").read_text(encoding="utf-8")
-    commands = re.findall(r"^\s*sh '(.*)'$", jenkins, re.MULTILINE)
-    assert any(command.startswith("mvn --batch-mode clean package && ./invokew build") for command in commands)
-    for command in commands:
-        agent.run(command)
-    release = json.loads((clone / ".pipeline/release.json").read_text(encoding="utf-8"))
-    assert list(release["images"]) == ["ledger"]  # and nothing of the toolkit's own
+    commit = application.commit("what the build servers find")
+    venv = application.root / ".venv"
+    jenkins_builds(application, commit, venv, tmp_path / "jenkins")
+    application.write("src/main/webapp/index.html", "<p>changed</p>\n")
+    bamboo_builds(application, application.commit("a change"), venv, tmp_path / "bamboo")
     assert shell.run(upgrade).count("nothing was written") == 2
 
     _shipped_registry(shell, application, engine)
+
+
+def jenkins_builds(application: Project, commit: str, venv: Path, folder: Path) -> None:
+    """The Jenkinsfile that `init` has written."""
+    pipeline = read_pipeline((application.root / "Jenkinsfile").read_text(encoding="utf-8"))
+    agent = check_out(application, folder, commit, of_jenkins(commit), venv)
+    assert jenkins(pipeline, agent), agent.said
+    assert agent.ran[1][0] == "mvn --batch-mode clean package && ./invokew build"
+    assert agent.commands()[1:] == ["push", "start-oracle", "run-tests", "stop-oracle", "release.promote"]
+    assert ".pipeline/release.json" in agent.archived(pipeline.artifacts)
+    release = json.loads((folder / ".pipeline/release.json").read_text(encoding="utf-8"))
+    assert list(release["images"]) == ["ledger"]  # and nothing of the toolkit's own
+    assert promoted(application) == commit
+
+
+def bamboo_builds(application: Project, commit: str, venv: Path, folder: Path) -> None:
+    """The specs that `init` has written, each job in a clone of its own."""
+    plan, jobs = read_specs((application.root / "bamboo-specs/bamboo.yaml").read_text(encoding="utf-8"))
+    ran = []
+    for name in [name for _, names in stage_jobs(plan) for name in names]:
+        agent = check_out(application, folder / name, commit, of_bamboo(commit, jobs[name].key), venv)
+        assert bamboo_job(agent, jobs[name]), agent.said
+        ran += [command for command, _ in agent.ran if not command.startswith("rm ")]
+    build = "mvn --batch-mode clean package && ./invokew build push --commit-only"
+    assert ran == [build, "start-oracle", "run-tests", "stop-oracle", "release.promote"]
+    assert promoted(application) == commit
+
+
+def check_out(application: Project, folder: Path, commit: str, environment: Mapping[str, str], venv: Path) -> Agent:
+    agent = Agent.check_out(application, folder, commit, environment)
+    (folder / ".venv").symlink_to(venv)  # what the agent's invokew would make again in the same way
+    return agent
+
+
+def promoted(application: Project) -> str:
+    """The commit whose release the branch names."""
+    with closing(Registry(application.registry)) as registry:
+        return str(read_release(registry, application.namespace, "main")["revision"]["commit"])
 
 
 def _shipped_registry(shell: Shell, application: Project, engine: docker.DockerClient) -> None:

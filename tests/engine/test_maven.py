@@ -21,7 +21,7 @@ from pipeline.adapters.docker_engine import Container, DockerEngine
 from pipeline.sessions import PROJECT
 from tests.engine.conftest import INVOKE, ROOT, Project, RegistryContainer, own_image, wait_for
 from tests.engine.documents import read_shown
-from tests.engine.maven import Maven
+from tests.engine.maven import WAR_PLUGINS, Maven
 
 DOCUMENT = "how-to-maven.md"
 INVOKEW = f'#!/bin/sh\nexec {INVOKE} "$@"\n'
@@ -49,12 +49,7 @@ EXISTING = """
     <plugins>
       <!-- declared before the plugin that makes the WAR: it must all the same come after it -->
       <plugin><groupId>org.codehaus.mojo</groupId><artifactId>exec-maven-plugin</artifactId><version>3.1.0</version></plugin>
-      <plugin><artifactId>maven-compiler-plugin</artifactId><version>3.10.1</version></plugin>
-      <plugin><artifactId>maven-surefire-plugin</artifactId><version>2.22.3</version></plugin>
-      <plugin>
-        <artifactId>maven-war-plugin</artifactId><version>3.3.2</version>
-        <configuration><failOnMissingWebXml>false</failOnMissingWebXml></configuration>
-      </plugin>
+{plugins}
     </plugins>
   </build>
   <profiles>
@@ -215,7 +210,7 @@ def existing(project: Project, tiny_image: str) -> Iterator[Project]:
     project.write("pom.xml", PARENT)
     project.write("library/pom.xml", LIBRARY)
     project.write("library/src/main/java/Library.java", "public class Library {}\n")
-    project.write("web/pom.xml", EXISTING.format(properties=properties, profiles=profiles))
+    project.write("web/pom.xml", EXISTING.format(properties=properties, plugins=WAR_PLUGINS, profiles=profiles))
     project.write("web/src/main/webapp/index.html", "hello\n")
     project.write("web/src/test/java/LedgerIT.java", TEST % "".join(java))
     project.write("web/image.yaml", f"name: ledger\nfrom: {tiny_image}\n")
