@@ -83,10 +83,11 @@ def _read_status(folder: Path, top: Path, paths: Sequence[str]) -> _Status:
         elif record.startswith("# branch.head "):
             branch = record.removeprefix("# branch.head ")
         elif kind == "1":
-            _, module, _, _, _, recorded, _, path = rest.split(" ", 7)
+            state, module, _, _, _, recorded, _, path = rest.split(" ", 7)
             changed.add(path)
             if module.startswith("S") and (top / path / ".git").exists():
-                changed.update(f"{path}/{inner}" for inner in _changed_in_submodule(top / path, recorded if module[1] == "C" else ""))
+                moved = module[1] == "C" or state[0] != "."  # against the index, or the index against the commit
+                changed.update(f"{path}/{inner}" for inner in _changed_in_submodule(top / path, recorded if moved else ""))
         elif kind == "u":
             changed.add(rest.split(" ", 9)[9])
         elif kind == "?" and rest.endswith("/"):  # a repository that is no submodule: nothing of it is in this one's commit
@@ -98,10 +99,14 @@ def _read_status(folder: Path, top: Path, paths: Sequence[str]) -> _Status:
 
 
 def _changed_in_submodule(folder: Path, recorded: str) -> set[str]:
-    """What is uncommitted there, and what differs from the commit that was `recorded`, where that is another one."""
+    """What is uncommitted there, and what differs from the commit that was `recorded`, where that is another one.
+
+    All of it where that commit is not there: the submodule is new, or its clone holds only a part of the history.
+    """
     changed = _read_status(folder, folder, ["."]).changed
     if recorded:
-        changed.update(filter(None, ask_git(folder, "diff", "--name-only", "--no-renames", "-z", recorded, "HEAD").split("\0")))
+        differing = ["diff", "--name-only", "--no-renames", recorded, "HEAD"] if find_commit(folder, recorded) else ["ls-files", "--cached"]
+        changed.update(filter(None, ask_git(folder, *differing, "-z").split("\0")))
     return changed
 
 

@@ -11,12 +11,7 @@ _SHOWN = re.compile(r"^`([^`\n]+)`:\n\n```\w*\n(.*?)^```$", re.DOTALL | re.MULTI
 
 def read_shown(document: str, heading: str = "") -> dict[str, str]:
     """File → text of all that `document` shows, or of what it shows below one heading."""
-    text = (DOCS / document).read_text(encoding="utf-8")
-    if heading:
-        _, found, text = text.partition(f"\n## {heading}\n")
-        assert found, f"{document} has no heading '{heading}'"
-        text = text.partition("\n## ")[0]
-    return dict(_SHOWN.findall(text))
+    return dict(_SHOWN.findall(_below(document, heading)))
 
 
 def write_shown(document: str, folder: Path, heading: str = "") -> dict[str, str]:
@@ -27,3 +22,18 @@ def write_shown(document: str, folder: Path, heading: str = "") -> dict[str, str
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     return shown
+
+
+def read_commands(document: str, heading: str = "") -> list[list[str]]:
+    """The command lines of each block of shell that `document` shows, or that it shows below one heading."""
+    blocks = re.findall(r"^```console\n(.*?)^```$", _below(document, heading), re.DOTALL | re.MULTILINE)
+    return [[line.removeprefix("$ ") for line in block.splitlines()] for block in blocks]
+
+
+def _below(document: str, heading: str) -> str:
+    text = (DOCS / document).read_text(encoding="utf-8")
+    if heading:
+        _, found, text = text.partition(f"\n## {heading}\n")
+        assert found, f"{document} has no heading '{heading}'"
+        text = text.partition("\n## ")[0]
+    return text

@@ -68,13 +68,27 @@ def test_settings_that_hide_submodules_hide_no_change(outer: Repo) -> None:
     assert "vendor/inner/docker/f" in changed(outer, "vendor/inner/docker")
 
 
-def test_another_commit_of_a_submodule_is_a_change_of_what_differs(outer: Repo) -> None:
+@pytest.mark.parametrize("staged", [False, True])
+def test_another_commit_of_a_submodule_is_a_change_of_what_differs(outer: Repo, staged: bool) -> None:
     commit(Repo(root_of(outer) / "vendor/inner"), docker__f="2")
+    if staged:
+        outer.git.add("vendor/inner")
     found = changed(outer, "vendor/inner/docker", "app")
     assert "vendor/inner/docker/f" in found
     assert "vendor/inner/other" not in found
     commit(outer)
     assert changed(outer, "vendor/inner/docker") == set()
+
+
+def test_all_of_a_submodule_that_is_new_or_of_an_unknown_commit_is_changed(outer: Repo, inner: Repo) -> None:
+    outer.git.execute(["git", "-c", LOCAL, "submodule", "add", root_of(inner).as_posix(), "new"])
+    assert {"new/docker/f", "new/other"} <= changed(outer, "new/docker")
+    commit(Repo(root_of(outer) / "new"), docker__f="2")
+    assert {"new/docker/f", "new/other"} <= changed(outer, "new/docker")
+    commit(outer)
+    outer.git.update_index("--cacheinfo", f"160000,{'1' * 40},new")
+    outer.git.commit("-m", "a commit that its clone has not")
+    assert {"new/docker/f", "new/other"} <= changed(outer, "new/docker")
 
 
 def test_a_submodule_in_a_submodule(outer: Repo, tmp_path: Path) -> None:
