@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from pipeline.adapters.git_repository import SETTINGS, ask_git, find_commit
+from pipeline.adapters.git_repository import SETTINGS, ask_git, find_commit, find_missing_below
 from pipeline.errors import ConfigurationError, RevisionError
 
 HEADS = "refs/heads/"
@@ -54,16 +54,31 @@ def top_of(project: Path) -> Path:
 
 @contextlib.contextmanager
 def checked_out(project: Path, commit: str) -> Iterator[Path]:
-    """A temporary work tree of `commit`; the path of `project` in it. Uncommitted changes and ignored files are not there."""
-    inside = project.relative_to(top_of(project))
+    """A temporary work tree of `commit`; the path of `project` in it. Uncommitted changes and ignored files are not there.
+
+    Submodules are, at the commits that it records, as far as they are checked out at `project`.
+    """
+    top = top_of(project)
+    inside = project.relative_to(top)
     with TemporaryDirectory(prefix="pipeline-push-") as folder:
         tree = Path(folder) / project.name
         try:
             ask_git(project, "worktree", "add", "--quiet", "--detach", str(tree), commit)
+            _check_out_submodules(top, tree)
             yield tree / inside
         finally:
             with contextlib.suppress(RevisionError):  # it was not made
                 ask_git(project, "worktree", "remove", "--force", str(tree))
+
+
+def _check_out_submodules(source: Path, tree: Path) -> None:
+    """Those of `tree`, from their clones in `source`: a commit that nobody else has yet is there, too, and nothing is fetched."""
+    for path in find_missing_below(tree):
+        if (source / path / ".git").exists():
+            recorded = ask_git(tree, "rev-parse", f"HEAD:{path}").strip()
+            ask_git(tree, "clone", "--quiet", "--shared", "--no-checkout", str(source / path), str(tree / path))
+            ask_git(tree / path, "checkout", "--quiet", "--detach", recorded)
+            _check_out_submodules(source / path, tree / path)
 
 
 def install_hook(project: Path, text: str) -> Path:

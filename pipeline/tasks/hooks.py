@@ -104,7 +104,8 @@ def _touched(config: Config, pushed: Pushed) -> list[str] | None:
     found: list[str] = []
     for definition in hierarchy:  # parents first
         context = "" if definition.context == "." else f"{definition.context}/"
-        own = any(path == definition.file or path.startswith(context) for path in paths)
+        # what lies above a context is a submodule, at another commit
+        own = any(path == definition.file or path.startswith(context) or context.startswith(f"{path}/") for path in paths)
         if own or set(found).intersection(hierarchy.needs(definition)):
             found.append(definition.name)
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 import docker
 import pytest
 
-from tests.engine.conftest import INVOKE, ROOT, Project
+from tests.engine.conftest import INVOKE, ROOT, Project, new_project
 
 
 @pytest.fixture
@@ -106,6 +106,28 @@ def test_another_branch_than_the_one_checked_out_is_built_whole(pushing: Project
     lines = said(pushing, "origin", "other")
     assert lines[0] == f"pre-push: building the images of other at {commit[:12]}"
     assert {line.partition(":")[0] for line in lines if ": build (" in line} == {"base", "middle", "leaf", "more"}
+
+
+def test_an_image_of_a_submodule_is_built_as_the_submodule_is_recorded(
+    pushing: Project, engine: docker.DockerClient, tmp_path: Path
+) -> None:
+    library = new_project(tmp_path / "library", pushing.registry)
+    library.write("image/Dockerfile", "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\nCOPY file /file\n")
+    library.write("image/file", "first\n")
+    library.commit()
+    git(pushing, "-c", "protocol.file.allow=always", "submodule", "add", "--quiet", str(library.root), "lib")
+    pushing.write("images/library.yaml", "parent: base\ncontext: ../lib/image\n")
+    pushing.commit("an image of a submodule")
+    assert push(pushing).returncode == 0
+    inside = Project(pushing.root / "lib", "", "")
+    inside.write("image/file", "second\n")
+    for setting in ("user.name", "user.email"):
+        git(inside, "config", setting, "test@example.com")
+    inside.commit()
+    commit = pushing.commit("another commit of it")
+    inside.write("image/file", "not committed\n")
+    assert said(pushing)[0] == f"pre-push: building library of main at {commit[:12]}"
+    assert file_of(engine, f"{pushing.registry}/{pushing.namespace}/library:main-{commit[:12]}", "/file") == "second\n"
 
 
 def test_the_pre_commit_framework(hierarchy: Project, tmp_path: Path) -> None:

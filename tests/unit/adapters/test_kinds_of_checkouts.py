@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from git import Repo
 
+from pipeline.adapters.git_push import checked_out
 from pipeline.adapters.git_repository import (
     commit_time,
     find_commit,
@@ -99,6 +100,21 @@ def test_a_submodule_in_a_submodule(outer: Repo, tmp_path: Path) -> None:
         assert changed(outermost, "deep/vendor/inner/docker") == set()
         (root_of(outermost) / "deep/vendor/inner/docker/f").write_text("2")
         assert "deep/vendor/inner/docker/f" in changed(outermost, "deep/vendor/inner/docker")
+
+
+def test_what_is_pushed_has_its_submodules(outer: Repo, tmp_path: Path) -> None:
+    with Repo.init(tmp_path / "outermost", initial_branch="main") as outermost:
+        outermost.git.execute(["git", "-c", LOCAL, "submodule", "add", root_of(outer).as_posix(), "deep"])
+        outermost.git.execute(["git", "-c", LOCAL, "submodule", "update", "--init", "--recursive"])
+        deep = root_of(outermost) / "deep"
+        commit(Repo(deep / "vendor/inner"), docker__f="not pushed anywhere")
+        commit(Repo(deep))
+        pushed = commit(outermost)
+        (deep / "vendor/inner/docker/f").write_text("not committed")
+        with checked_out(root_of(outermost), pushed) as folder:
+            assert (folder / "deep/vendor/inner/docker/f").read_text() == "not pushed anywhere"
+            assert read_git(folder, ["deep/vendor/inner/docker"]).changed == frozenset()
+        assert len(outermost.git.worktree("list").splitlines()) == 1
 
 
 def test_submodules_that_are_not_checked_out_are_named(outer: Repo, tmp_path: Path) -> None:
