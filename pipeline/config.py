@@ -211,7 +211,7 @@ def read_config(root: Path) -> Config:
     overrides: dict[str, object] = {key: value for key in ("registry", "namespace") if (value := os.environ.get(f"PIPELINE_{key.upper()}"))}
     path = root / CONFIG_FILE
     shared = _find_shared(path)
-    file = read_document(path, _File, overrides, shared=shared)
+    file = read_document(path, _File, overrides, shared=shared, single=["secrets"])
 
     def where(*place: str | int) -> str:
         """File, line and key of a value, whichever file says it."""
@@ -276,7 +276,10 @@ def _find_shared(path: Path) -> Shared | None:
     from importlib.util import find_spec
 
     where = f"{CONFIG_FILE}:{line_of(path, 'extends')}: 'extends'"
-    spec = find_spec(extends.package)
+    try:
+        spec = find_spec(extends.package)
+    except ValueError:  # __main__, which is no package
+        spec = None
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
     if not folders:
         raise ConfigurationError(

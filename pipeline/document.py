@@ -6,7 +6,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,12 +34,14 @@ def read_document(
     defaults: dict[str, object] | None = None,
     shown: str = "",
     shared: Shared | None = None,
+    single: Collection[str] = (),
 ) -> T:
     """Decode the YAML mapping in `path` into `kind` (a msgspec Struct).
 
     `defaults` are top-level values that win over the file's (environment overrides). `shown` is the file's name in
     messages. `shared` is the document that this one extends: what that says holds where this one says nothing; mappings are merged,
-    everything else is replaced. Raises ConfigurationError for anything that is not exactly what `kind` describes, wherever it
+    everything else is replaced, and so is each entry of the mappings that are `single`, whose keys do not go together with others.
+    Raises ConfigurationError for anything that is not exactly what `kind` describes, wherever it
     stands.
     """
     shown = shown or path.name
@@ -47,20 +49,23 @@ def read_document(
     files = [(root, own, shown)]
     if shared:
         files.append((*_load(*shared), shared.shown))
-    data = {**_merged([found for _, found, _ in reversed(files)]), **(defaults or {})}
+    data = {**_merged([found for _, found, _ in reversed(files)], single), **(defaults or {})}
     try:
         return msgspec.convert(data, kind)
     except msgspec.ValidationError as error:
         raise _explained(_pinpointed(str(error), data, kind), files, kind) from None
 
 
-def _merged(documents: typing.Iterable[dict[Any, Any]]) -> dict[Any, Any]:
-    """Several mappings as one, of which the later ones win."""
+def _merged(documents: typing.Iterable[dict[Any, Any]], single: Collection[str] = ()) -> dict[Any, Any]:
+    """Several mappings as one, of which the later ones win; of those named in `single`, each entry as a whole."""
     found: dict[Any, Any] = {}
     for document in documents:
         for key, value in document.items():
-            both = isinstance(value, dict) and isinstance(found.get(key), dict)
-            found[key] = _merged((found[key], value)) if both else value
+            above = found.get(key)
+            if isinstance(value, dict) and isinstance(above, dict):
+                found[key] = {**above, **value} if key in single else _merged((above, value))
+            else:
+                found[key] = value
     return found
 
 
@@ -190,9 +195,15 @@ def _explained(message: str, files: Sequence[tuple[Any, dict[Any, Any], str]], k
         what = _TYPES.sub(lambda found: " or ".join(_YAML_WORDS.get(name, name) for name in found[1].split(" | ")), what)
         what = f"'{_written(place)}': {what[0].lower()}{what[1:]}" if place else what
         hint = "Correct the value."
-    root, shown = next(((root, shown) for root, data, shown in files if _value_at(data, place) is not None), (files[0][0], files[0][2]))
+    root, shown = next(((root, shown) for root, data, shown in files if _is_written(data, place)), (files[0][0], files[0][2]))
     where = f" in '{_written(place[:-1])}'" if unknown and len(place) > 1 else ""
     return ConfigurationError(f"{shown}:{_line(root, place)}: {what}{where}", hint)
+
+
+def _is_written(data: Any, place: Place) -> bool:
+    """Whether a document says something at a place, be it `null`."""
+    above = _value_at(data, place[:-1])
+    return not place or (isinstance(above, dict) and place[-1] in above) or _value_at(data, place) is not None
 
 
 def _value_at(data: Any, place: Place) -> Any:

@@ -45,6 +45,11 @@ def test_what_is_shared_holds_where_the_repository_says_nothing(extending: Calla
     assert set(config.secrets) == {"pip_index", "other"}  # mappings are merged
 
 
+def test_a_secret_of_ones_own_replaces_a_shared_one(extending: Callable[..., Config]) -> None:
+    secret = extending("secrets:\n  pip_index: {file: ~/.pip-index}\n").secrets["pip_index"]
+    assert (secret.file, secret.env, secret.required) == ("~/.pip-index", "", True)
+
+
 def test_the_environment_wins_over_both(extending: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPELINE_REGISTRY", "other.example.com")
     assert extending("").registry == "other.example.com"
@@ -58,6 +63,7 @@ def test_the_environment_wins_over_both(extending: Callable[..., Config], monkey
         ("", "registry: http://r\n", "company_settings/pipeline.yaml:1: 'registry': 'http://r' is not a registry's address"),
         ("registry: http://r\n", SHARED, "pipeline.yaml:3: 'registry': 'http://r' is not"),
         ("", "registry: r.example.com\nitest:\n  prepare:\n    - {user: app}\n", "company_settings/pipeline.yaml:4: 'itest.prepare[0]'"),
+        ("secrets: null\n", SHARED, "pipeline.yaml:3: 'secrets': expected keys and values, got nothing"),
         ("", "max_pin_age: 1\n", "pipeline.yaml:1: the key 'registry' is missing"),
         ("", "registry: [\n", "company_settings/pipeline.yaml:2: not valid YAML"),
         ("", SHARED + "extends: {package: company_settings}\n", "company_settings/pipeline.yaml:9: extends another file itself"),
@@ -73,6 +79,7 @@ def test_a_mistake_is_told_where_it_stands(extending: Callable[..., Config], own
     ("extends", "message"),
     [
         ("{package: not_installed}", "pipeline.yaml:1: 'extends': the package 'not_installed' is not installed"),
+        ("{package: __main__}", "pipeline.yaml:1: 'extends': the package '__main__' is not installed"),
         (
             "{package: company_settings, file: other.yaml}",
             "pipeline.yaml:1: 'extends': the package 'company_settings' has no file 'other.yaml'",
