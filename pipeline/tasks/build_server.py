@@ -36,10 +36,13 @@ def refuse_fork(environ: Mapping[str, str]) -> None:
 
 
 class Section(NamedTuple):
-    """The lines before and after what belongs together; a line may be empty. `on_stdout`: the server reads them there only."""
+    """The lines before and after what belongs together; a line may be empty. `end` is given the time of the end.
+
+    `on_stdout`: the server reads them there only.
+    """
 
     begin: str
-    end: str
+    end: Callable[[float], str]
     on_stdout: bool = False
 
 
@@ -50,14 +53,15 @@ def make_section(title: str, environ: Mapping[str, str], now: float) -> Section:
     messages", blocks. Jenkins and Bamboo know no such lines.
     """
     if _says_yes(environ, "GITHUB_ACTIONS"):
-        return Section(f"::group::{title}", "::endgroup::")
+        return Section(f"::group::{title}", lambda _: "::endgroup::")
     if _says_yes(environ, "GITLAB_CI"):
         name = f"{re.sub('[^a-z0-9]+', '_', title.lower())}_{int(now * 1000)}"
-        return Section(f"\x1b[0Ksection_start:{int(now)}:{name}\r\x1b[0K{title}", f"\x1b[0Ksection_end:{int(now)}:{name}\r\x1b[0K")
+        begin = f"\x1b[0Ksection_start:{int(now)}:{name}\r\x1b[0K{title}"
+        return Section(begin, lambda end: f"\x1b[0Ksection_end:{int(end)}:{name}\r\x1b[0K")
     if environ.get("TEAMCITY_VERSION"):
         name = re.sub(r"(['|\[\]])", r"|\1", title)
-        return Section(f"##teamcity[blockOpened name='{name}']", f"##teamcity[blockClosed name='{name}']", on_stdout=True)
-    return Section(f"=== {title}", "")
+        return Section(f"##teamcity[blockOpened name='{name}']", lambda _: f"##teamcity[blockClosed name='{name}']", on_stdout=True)
+    return Section(f"=== {title}", lambda _: "")
 
 
 class Log:
@@ -80,7 +84,7 @@ class Log:
             yield
         finally:
             sys.stdout.flush()
-            self._mark(section.end, section, say, stdout_is_taken)
+            self._mark(section.end(time.time()), section, say, stdout_is_taken)
             if self._problems:
                 say("said above:")
                 for problem in self._problems:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from invoke.context import Context
 
 from pipeline.errors import ConfigurationError
-from pipeline.tasks.command import command, read_project, say
+from pipeline.tasks.command import command, read_project, refuse_others, say
 
 if TYPE_CHECKING:
     from pipeline.config import Config
@@ -27,6 +27,7 @@ def clean(_context: Context, images: bool = False, over: bool = False, dry_run: 
     Its containers, networks and volumes go, and .pipeline/. Examples: invoke clean --images, invoke clean --over --dry-run
     """
     if over:
+        refuse_others("--over", images=images)
         _sweep(dry_run)
         return
     if dry_run:

@@ -17,7 +17,14 @@ from invoke.context import Context
 from invoke.exceptions import Exit
 from invoke.tasks import Task, task
 
-from pipeline.errors import BUG_EXIT_CODE, INTERRUPTED_EXIT_CODE, TERMINATED_EXIT_CODE, MissingRequirementError, PipelineError
+from pipeline.errors import (
+    BUG_EXIT_CODE,
+    INTERRUPTED_EXIT_CODE,
+    TERMINATED_EXIT_CODE,
+    ConfigurationError,
+    MissingRequirementError,
+    PipelineError,
+)
 from pipeline.tasks.build_server import Log, is_build_server
 
 if TYPE_CHECKING:
@@ -86,6 +93,13 @@ def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")  # one write: several threads say something at the same time
     sys.stderr.flush()
     _log.note(line)
+
+
+def refuse_others(option: str, **others: object) -> None:
+    """Raise ConfigurationError where options were given that `option` has no use for: without a word they would be dropped."""
+    given = [f"--{name.replace('_', '-')}" for name, value in others.items() if value]
+    if given:
+        raise ConfigurationError(f"{option} does not go together with {', '.join(given)}", "Leave one of them out.")
 
 
 def _section(title: str, given: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:

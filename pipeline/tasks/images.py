@@ -13,7 +13,7 @@ from invoke.context import Context
 
 from pipeline.errors import ConfigurationError
 from pipeline.tasks.build_server import refuse_fork
-from pipeline.tasks.command import command, read_project, say
+from pipeline.tasks.command import command, read_project, refuse_others, say
 
 SELECT = {"only": "An image; it and all it is made from. May be given several times."}
 JSON = {"json": "Print one JSON document on stdout and nothing else."}
@@ -150,6 +150,7 @@ def plan(
     from pipeline.tasks.wiring import ImageProject
 
     if graph or svg:
+        refuse_others("--svg" if svg else "--graph", only=only, explain=explain, against=against, json=json)
         _draw(svg)
         return
     with ImageProject(read_project(), say) as project:

@@ -6,7 +6,7 @@ import json as json_module
 
 from invoke.context import Context
 
-from pipeline.tasks.command import command, say
+from pipeline.tasks.command import command, refuse_others, say
 
 SESSION = {"session": "A session of that key, instead of the one of this checkout and CI build."}
 IMAGE = {"image": "A database image, instead of the one in pipeline.yaml."}
@@ -40,6 +40,8 @@ def start_oracle(
     from pipeline.caller import read_caller
     from pipeline.tasks.testing import as_json, open_bench
 
+    if keep:
+        refuse_others("--keep", image=image, json=json, with_caller=with_caller, reuse=reuse)
     bench, caller = open_bench(), read_caller()
     if keep:
         bench.keep_alive(bench.own_session(session), keep)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import ForkError
-from pipeline.tasks.build_server import is_build_server, refuse_fork
+from pipeline.tasks.build_server import is_build_server, make_section, refuse_fork
 
 TASKS = '''
 from invoke.collection import Collection
@@ -68,6 +68,12 @@ def test_a_command_is_a_section_and_its_warnings_stand_after_it(tmp_path: Path, 
     warning = "warning: the registry does not answer\n"
     assert (code, out) == (0, "a result\n")
     assert re.sub("[0-9]{10,}", "N", err) == f"{begin}beginning\n{warning}{end}said above:\n  {warning}"
+
+
+def test_gitlab_is_told_how_long_a_section_took() -> None:
+    section = make_section("invoke build", {"GITLAB_CI": "true"}, 1000.5)
+    assert section.begin == "\x1b[0Ksection_start:1000:invoke_build_1000500\r\x1b[0Kinvoke build"
+    assert section.end(1042.9) == "\x1b[0Ksection_end:1042:invoke_build_1000500\r\x1b[0K"
 
 
 def test_teamcity_reads_its_messages_on_stdout_where_no_program_reads(tmp_path: Path) -> None:

@@ -69,6 +69,25 @@ def test_it_works_from_any_folder_below(tmp_path: Path) -> None:
     assert "one" in listed(below, "plan", "--graph")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["start-oracle", "--keep", "8", "--json", "--reuse"], "--keep does not go together with --json, --reuse"),
+        (["start-oracle", "--keep", "8", "--image", "x", "--with-caller"], "--keep does not go together with --image, --with-caller"),
+        (["plan", "--graph", "--json"], "--graph does not go together with --json"),
+        (["plan", "--svg", "x.svg", "--explain", "--only", "x"], "--svg does not go together with --only, --explain"),
+        (["clean", "--over", "--images"], "--over does not go together with --images"),
+        (["clean", "--dry-run"], "--dry-run is for what --over removes"),
+        (["pins.update", "--json"], "--json and --strict are for --check"),
+    ],
+    ids=lambda given: " ".join(given) if isinstance(given, list) else "",
+)
+def test_options_that_would_be_dropped_are_refused(tmp_path: Path, arguments: list[str], message: str) -> None:
+    (tmp_path / "tasks.py").write_text("from pipeline.tasks import namespace\n")
+    done = subprocess.run([INVOKE, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.splitlines()[0]) == (10, f"error: {message}")
+
+
 @pytest.mark.parametrize("path", [path for path in SHOWN if path.is_file()], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_command_is_named_that_is_not_there(path: Path) -> None:
     assert set(COMMAND.findall(path.read_text(encoding="utf-8"))) <= set(namespace.task_names) | OWN
