@@ -25,9 +25,13 @@ class Caller(NamedTuple):
 
 
 def read_caller() -> Caller:
+    """Whoever called this process or, where that is the same one, `invokew` before it made its environment."""
     from pipeline.sessions import process_start
 
+    own, _, parent = os.environ.get("INVOKEW", "").partition(" ")
     pid = os.getppid()
+    if own == str(os.getpid()) and parent != str(pid):
+        return Caller(int(parent), "")  # it ended meanwhile
     return Caller(pid, process_start(pid))
 
 

@@ -23,6 +23,16 @@ def test_the_caller_is_the_process_that_started_this_one() -> None:
     assert read_caller().pid == os.getppid()
 
 
+def test_a_caller_that_ended_before_this_process_looked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("INVOKEW", f"{os.getpid()} 999999999")
+    assert read_caller() == Caller(999999999, "")
+    wait_for_end(read_caller())
+    monkeypatch.setenv("INVOKEW", f"{os.getpid()} {os.getppid()}")
+    assert read_caller().start
+    monkeypatch.setenv("INVOKEW", "1 999999999")  # that of a command that this one runs in
+    assert read_caller().pid == os.getppid()
+
+
 def test_it_waits_until_the_caller_ends_however_that_happens() -> None:
     process = subprocess.Popen(["sleep", "60"])
     ended = threading.Event()

@@ -23,7 +23,7 @@ case "$*" in
         echo made >> "{calls}"
         rm -rf "$4"; mkdir -p "$4/bin"
         cp "$0" "$4/bin/python"
-        printf '#!/bin/sh\\necho "invoke $*"; pwd >&2\\n' > "$4/bin/invoke"; chmod +x "$4/bin/invoke" ;;
+        printf '#!/bin/sh\\necho "invoke $*"; [ "$1" != who ] || echo "$INVOKEW = $$ $PPID"; pwd >&2\\n' > "$4/bin/invoke"; chmod +x "$4/bin/invoke" ;;
     "-m pip install "*--require-hashes*) sleep 0.3; echo installed >> "{calls}"; exit {pip_fails} ;;
     "-m pip install "*) echo project >> "{calls}" ;;
 esac
@@ -85,6 +85,18 @@ def test_means_the_project_around_the_current_folder_and_else_its_own(wrapper: W
     assert wrapper.run(folder=tmp_path / "other/deep")[2] == f"{wrapper.folder}\n"
     (tmp_path / "other/tasks.py").touch()
     assert wrapper.run(folder=tmp_path / "other/deep")[2] == f"{tmp_path / 'other/deep'}\n"
+
+
+def test_tells_invoke_who_called(wrapper: Wrapper) -> None:
+    told, _, true = wrapper.run("who")[1].splitlines()[-1].partition(" = ")
+    assert told == true
+
+
+def test_a_completion_makes_no_environment(wrapper: Wrapper) -> None:
+    assert wrapper.run("--complete", "--", "invoke ")[1] == ""
+    assert wrapper.calls() == []
+    wrapper.run("build")
+    assert wrapper.run("--complete", "--", "invoke ")[1] == "invoke --complete -- invoke \n"
 
 
 def test_renews_it_when_the_lock_changes(wrapper: Wrapper) -> None:
