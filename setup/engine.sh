@@ -4,14 +4,15 @@
 #   - with PIPELINE_INSTALL_ENGINE=1, or
 #   - after a yes on a terminal.
 # Anywhere else it stops and says what to install. Exit 0: an engine answers. Exit 50: it does not.
-# With --for-tests it sees in the same way to what else the tests of this repository run: Maven with its plugins, CodeNarc, and sshd.
+# With --for-tests it sees in the same way to what else the tests of this repository run: Maven with its plugins, CodeNarc, sshd, and shells.
 set -eu
 
 log_file=${PIPELINE_ENGINE_LOG:-/var/log/dockerd.log}
 wanted="docker.io docker-buildx mmdebstrap iptables iproute2 ca-certificates"
 for_tests="maven default-jdk-headless junit4 libexec-maven-plugin-java libmaven-clean-plugin-java libmaven-compiler-plugin-java
   libmaven-install-plugin-java libmaven-jar-plugin-java libmaven-resources-plugin-java libmaven-war-plugin-java libsurefire-java
-  libgoogle-gson-java libpostgresql-jdbc-java libtomcat10-java groovy libcodenarc-groovy-java openssh-client openssh-server"
+  libgoogle-gson-java libpostgresql-jdbc-java libtomcat10-java groovy libcodenarc-groovy-java openssh-client openssh-server
+  zsh fish"
 
 say() { printf 'setup: %s\n' "$*" >&2; }
 stop() { say "$1"; shift; for line in "$@"; do printf '       %s\n' "$line" >&2; done; exit 50; }

@@ -14,17 +14,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-PAGE = ROOT / "docs" / "developer-machine.md"
+FOLDER = ROOT / "docs" / "reference"  # invokew is two folders up from it
 
 
 class Terminal:
-    """An interactive bash."""
+    """An interactive shell."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *shell: str) -> None:
         self._end, other = pty.openpty()
         self.shown = ""
         environment = {**os.environ, "TERM": "dumb", "PS1": "ready> "}
-        shell = ["bash", "--norc", "--noprofile", "-i"]
         self._shell = subprocess.Popen(shell, cwd=folder, env=environment, stdin=other, stdout=other, stderr=other, start_new_session=True)
         os.close(other)
 
@@ -45,17 +44,24 @@ class Terminal:
         os.close(self._end)
 
 
+def completion_script(shell: str, folder: Path) -> Path:
+    """What the page shows for a shell, in a file."""
+    page = (ROOT / "docs" / "developer-machine.md").read_text(encoding="utf-8")
+    [lines] = re.findall(rf"^```{shell}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    script = folder / "completion"
+    script.write_text(lines)
+    return script
+
+
 @pytest.fixture
 def terminal() -> Iterator[Terminal]:
-    opened = Terminal(ROOT / "docs" / "reference")
+    opened = Terminal(FOLDER, "bash", "--norc", "--noprofile", "-i")
     yield opened
     opened.close()
 
 
 def test_a_command_and_an_option_are_completed_in_bash(terminal: Terminal, tmp_path: Path) -> None:
-    [lines] = re.findall(r"^```bash\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    script = tmp_path / "completion"
-    script.write_text(lines)
+    script = completion_script("bash", tmp_path)
     terminal.type(f". {script}\n../../invokew start-o\t")
     terminal.wait_for("invokew start-oracle ")
     terminal.type("--with-c\t")
