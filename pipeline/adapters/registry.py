@@ -152,17 +152,17 @@ class Registry:
 
     def tags(self, repository: str) -> list[str]:
         """Every tag of a repository, page after page; none where it does not exist."""
-        return self._pages(f"/v2/{repository}/tags/list", _pull(repository), "tags")
+        return self._pages(f"/v2/{repository}/tags/list", _pull(repository), "tags", missing=True)
 
     def repositories(self) -> list[str]:
         """Every repository of the registry that this user may list. Raises RegistryRefusedError where nobody may."""
         return self._pages("/v2/_catalog", "registry:catalog:*", "repositories")
 
-    def _pages(self, path: str, scope: str, key: str) -> list[str]:
-        """A list that the registry gives page after page; empty where there is nothing at that path."""
+    def _pages(self, path: str, scope: str, key: str, missing: bool = False) -> list[str]:
+        """A list that the registry gives page after page. `missing`: it is empty where there is nothing at that path."""
         found: list[str] = []
         while path:
-            answer = self._requests.send(Request("GET", path, scope, missing=True, check=partial(_check_list, key)))
+            answer = self._requests.send(Request("GET", path, scope, missing=missing, check=partial(_check_list, key)))
             if answer.status == 404:
                 break
             found += json.loads(answer.body)[key] or ()

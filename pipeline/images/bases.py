@@ -27,6 +27,7 @@ from pipeline.reference import REPOSITORY, parse_reference
 from pipeline.state_files import write_whole
 
 LOCK_FILE = "pipeline.lock"
+PUBLISH_HINT = "Publish it there (invoke build push), correct `parent:`, or make the image `optional: true`."
 BOOTSTRAP_REPOSITORY = "pipeline.local/bootstrap/"  # of the local images that bootstraps make
 REQUESTS = 8  # about images from elsewhere at the same time
 Kind = Literal["digest", "release", "local", "bootstrap", "absent"]
@@ -38,7 +39,7 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     `digest`: an image of a registry. `release`: one of another repository's release, whose tag, digest and path of the image
     are in `release`, `manifest` and `repository`. `local`: only this engine has it (`value` is its image id). `bootstrap`: made from the
-    packages of a distribution (`value` such as `debian trixie`). `absent`: it can't be had (`value` says why). `date`: when it
+    packages of a distribution (`value` such as `debian trixie`). `absent`: it can't be had (`value` says why, `hint` what to do). `date`: when it
     was found, in UTC, as 2026-05-17T14:05:09Z or only the day; to the second, so that each update of a pin is one.
     """
 
@@ -48,6 +49,7 @@ class Base(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     release: str = ""
     manifest: str = ""
     repository: str = ""
+    hint: str = ""
 
     @property
     def age(self) -> int:
@@ -133,7 +135,7 @@ class Bases(msgspec.Struct, frozen=True):
 
     def name(self, reference: str) -> str:
         """What it is called in fingerprints and releases: of an image of a release, which of them is followed says nothing of it."""
-        return reference.rpartition("@")[0] if self.found[reference].kind == "release" else reference
+        return reference.partition("@")[0] if self.found[reference].kind == "release" else reference
 
     def identity(self, reference: str) -> str:
         """What it truly is, as one value for fingerprints: of a pinned one with the date, since a new date is a new decision.
@@ -234,7 +236,7 @@ def resolve_bases(hierarchy: Hierarchy, known: Bases, source: BaseSource) -> Bas
         if base.kind == "absent" and not wanted[reference].optional:
             hint = "Give it a `bootstrap:`, make it `optional: true`, or pull it once: docker pull " + reference
             if wanted[reference].released(reference):
-                hint = "Publish it there (invoke build push), correct `parent:`, or make the image `optional: true`."
+                hint = base.hint or PUBLISH_HINT
             raise ImageUnavailableError(f"{wanted[reference].file}: the image '{reference}' cannot be had: {base.value}", hint)
     return Bases(found, known.pinned & found.keys(), known.registry)
 
@@ -287,7 +289,7 @@ def find_base(reference: str, definition: ImageDefinition, source: BaseSource) -
         try:
             return msgspec.structs.replace(source.released_image(parent), date=date)
         except ImageUnavailableError as error:
-            return Base("absent", error.message, date)
+            return Base("absent", error.message, date, hint=error.hint)
     named = parse_reference(reference)
     if named.digest:
         return Base("digest", named.digest, date)

@@ -161,22 +161,26 @@ class Releases:
 
         Raises ImageUnavailableError where there is none, ConfigurationError where a commit was released on several branches.
         """
+        return self._find(wanted)[1]
+
+    def _find(self, wanted: str) -> tuple[str, Release]:
+        """The tag that names it, and the release."""
         for tag in dict.fromkeys((branch_tag(wanted), wanted) if _TAG.fullmatch(wanted) else (branch_tag(wanted),)):
             if (found := self.read(tag)) is not None:
-                return found
+                return tag, found
         tags = self.shelf.tags()
         if re.fullmatch(r"[0-9a-f]{7,64}", wanted):
             matching = [tag for tag in tags if (commit := _commit_of(tag)) and commit.startswith(wanted[:SHORT])]
             if len(matching) > 1:
                 raise ConfigurationError(f"{wanted} was released several times: {', '.join(sorted(matching))}", "Name one of these tags.")
             if matching and (found := self.read(matching[0])) is not None:
-                return found
+                return matching[0], found
         shown = ", ".join(sorted(tag for tag in tags if not _commit_of(tag))[:10])
         raise ImageUnavailableError(f"there is no release of '{wanted}'", f"Released branches: {shown or 'none'}. See: invoke release.list")
 
     def locate(self, wanted: str) -> tuple[str, Release]:
         """(digest, release) of what a branch, a tag, a commit or a digest names. Raises as `find` does."""
-        named = wanted if wanted.startswith("sha256:") else self.find(wanted).tag
+        named = wanted if wanted.startswith("sha256:") else self._find(wanted)[0]
         manifest, release = self.shelf.manifest(named), self.read(named)
         if manifest is None or release is None:
             raise ImageUnavailableError(f"there is no release '{wanted}'", "See: invoke release.list")

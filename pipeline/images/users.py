@@ -90,7 +90,11 @@ def grounds(namespace: str, release: Release, name: str, read: ReadRelease, dept
 
 
 def _full(name: str, released: bool, registry: str) -> str:
-    return "/".join(release_place(name, registry)) if released else str(parse_reference(name))
+    """What it is called, whichever state of it: a digest in a reference is left out."""
+    if released:
+        return "/".join(release_place(name, registry))
+    reference = parse_reference(name)
+    return str(reference.with_tag(reference.tag))
 
 
 def users_as_json(uses: Sequence[Use]) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ from pipeline.adapters.mmdebstrap import bootstrap_suite
 from pipeline.adapters.registry import Registry
 from pipeline.adapters.registry_requests import ONCE
 from pipeline.errors import BuildError, ImageUnavailableError, RegistryRefusedError, RegistryUnreachableError
-from pipeline.images.bases import Base
+from pipeline.images.bases import PUBLISH_HINT, Base
 from pipeline.images.definition import ReleaseParent, release_place
 from pipeline.images.hierarchy import Hierarchy
 from pipeline.images.release import Release, Releases
@@ -22,10 +22,11 @@ from pipeline.reference import Reference, parse_reference
 class ExternalImages:
     """Whom to ask about images from elsewhere."""
 
-    def __init__(self, engine: DockerImages, hierarchy: Hierarchy, releases_of: Callable[[str], Releases]) -> None:
+    def __init__(self, engine: DockerImages, hierarchy: Hierarchy, releases_of: Callable[[str], Releases], pull_from: str) -> None:
         self._engine = engine
         self._hierarchy = hierarchy
         self._releases_of = releases_of
+        self._pull_from = pull_from
         self._located: dict[tuple[str, str], tuple[str, Release]] = {}  # images of one release come from one state of it
         self._locating = Lock()
 
@@ -57,15 +58,20 @@ class ExternalImages:
                 if place not in self._located:
                     self._located[place] = self._releases_of(parent.release).locate(parent.track)
             except (ImageUnavailableError, RegistryUnreachableError, RegistryRefusedError) as error:
-                raise ImageUnavailableError(f"release {parent.release}@{parent.track}: {error.message}", error.hint) from None
+                hint = f"{error.hint}\n{PUBLISH_HINT}" if isinstance(error, ImageUnavailableError) else error.hint
+                raise ImageUnavailableError(f"release {parent.release}@{parent.track}: {error.message}", hint) from None
             manifest, release = self._located[place]
         image = release.present.get(parent.image)
         if image is None:
             found = f"release {release.tag} of {parent.release} has no image '{parent.image}'"
             raise ImageUnavailableError(f"{found}; it has {', '.join(sorted(release.present)) or 'none'}")
-        self._check_platform(parent.key, _read_platform(parse_reference(f"{image.repository}@{image.digest}")))
-        path = image.repository.rpartition(f"/{release_place(parent.release, '')[1]}/")[2]
-        return Base("release", image.digest, release=release.tag, manifest=manifest, repository=f"{parent.release}/{path}")
+        # Where it is pulled from may be another place than the one it was pushed to, which the release names.
+        namespace = release_place(parent.release, "")[1]
+        own = image.repository.endswith(f"/{namespace}/{parent.image}")
+        repository = f"{parent.release}/{parent.image if own else image.repository.partition(f'/{namespace}/')[2]}"
+        pulled = "/".join(release_place(repository, self._pull_from))
+        self._check_platform(parent.key, _read_platform(parse_reference(f"{pulled}@{image.digest}")))
+        return Base("release", image.digest, release=release.tag, manifest=manifest, repository=repository)
 
     def _check_platform(self, reference: str, platforms: Sequence[str]) -> None:
         """BuildKit takes a base that is for one platform only for whichever is wanted, and names what it builds after that."""

@@ -196,7 +196,7 @@ class ImageProject:
         return bases
 
     def _external(self, hierarchy: Hierarchy) -> ExternalImages:
-        return ExternalImages(self.engine, hierarchy, self.releases_of)
+        return ExternalImages(self.engine, hierarchy, self.releases_of, self.config.pull_from)
 
     def releases_of(self, release: str) -> Releases:
         """The releases of another repository: of NAMESPACE where images are pulled from, or of HOST/…/NAMESPACE."""

@@ -47,7 +47,11 @@ def test_two_lines_are_enough(project: MakeProject) -> None:
         ("registry: 5\nnamespace: b\n", "pipeline.yaml:1: 'registry': expected text, got a whole number", "Correct"),
         (VALID + "images: images/*.yaml\n", "pipeline.yaml:3: 'images': expected a list", "Correct"),
         (VALID + "images: []\n", "pipeline.yaml:3: 'images': expected a list of length >= 1", "Correct"),
-        (VALID + "registry_server: {port: 70000}\n", "pipeline.yaml:3: 'registry_server.port': expected a whole number <= 65535", "Correct"),
+        (
+            VALID + "registry_server: {port: 70000}\n",
+            "pipeline.yaml:3: 'registry_server.port': expected a whole number <= 65535",
+            "Correct",
+        ),
         (VALID + "itest:\n  run:\n  - a\n  - 5\n", "pipeline.yaml:6: 'itest.run[1]': expected text, got a whole number", "Correct"),
         (VALID + "5: x\n", "pipeline.yaml:", ""),
         (VALID + "project: {{ name }}\n", "pipeline.yaml:3: ", ""),

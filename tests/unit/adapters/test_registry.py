@@ -622,6 +622,19 @@ def test_tags_come_page_after_page(server: Server, connect: Connect) -> None:
         connect().tags("team/app")
 
 
+def test_repositories_come_page_after_page_and_a_registry_may_list_none(server: Server, connect: Connect) -> None:
+    def answer(asked: Asked) -> Answer:
+        more = {"Link": '</v2/_catalog?last=b&n=2>; rel="next"'} if "last" not in asked.path else {}
+        return Answer(200, more, json.dumps({"repositories": ["a", "b"] if more else ["c"]}).encode())
+
+    server.otherwise = answer
+    assert connect().repositories() == ["a", "b", "c"]
+    for status in (401, 403, 404, 405, 501):
+        server.otherwise = lambda asked, status=status: Answer(status)  # type: ignore[misc]
+        with pytest.raises(RegistryRefusedError):
+            connect().repositories()
+
+
 def test_pushing_is_tried_out_and_taken_back(server: Server, connect: Connect) -> None:
     server.script = [Answer(202, {"Location": f"http://{server.host}/v2/team/app/blobs/uploads/1?state=x"}), Answer(204)]
     connect().check_writable("team/app")

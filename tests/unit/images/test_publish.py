@@ -334,6 +334,14 @@ def test_a_branch_moves_forward_only(make_plan: MakePlan) -> None:
     assert Releases(ListingShelf(shelf)).read("main") == release
 
 
+def test_a_branch_whose_commits_tag_was_cleared_away_is_still_a_release(make_plan: MakePlan) -> None:
+    shelf = MemoryShelf()
+    publish(make_plan(shelf), shelf)
+    before = Releases(ListingShelf(shelf)).locate("main")
+    del shelf.release_tags["main-111111111111"]
+    assert Releases(ListingShelf(shelf)).locate("main") == before
+
+
 def test_a_newer_commit_that_is_promoted_meanwhile_keeps_all_its_tags(make_plan: MakePlan) -> None:
     shelf = MemoryShelf()
     old, new = make_plan(shelf), make_plan(shelf, commit="2" * 40)

@@ -11,6 +11,7 @@ from pipeline.config import read_config
 from pipeline.errors import ConfigurationError, ImageUnavailableError
 from pipeline.images.bases import Base, Bases, Foundation, read_bases, read_pins, resolve_bases
 from pipeline.images.context import read_context
+from pipeline.images.definition import ReleaseParent
 from pipeline.images.explain import explain_plan
 from pipeline.images.hierarchy import Hierarchy, read_hierarchy
 from pipeline.images.pins import aged_bases, ask_pins, move_pins, write_pins
@@ -84,6 +85,16 @@ def test_what_is_not_there_is_said_with_what_to_do(shop: Hierarchy) -> None:
     assert "Publish it there" in caught.value.hint
 
 
+def test_what_to_do_is_what_the_registry_says_where_that_is_the_reason(shop: Hierarchy) -> None:
+    class Unreachable(World):
+        def released_image(self, parent: ReleaseParent) -> Base:
+            raise ImageUnavailableError(f"release {parent.release}: no answer", "Start it.")
+
+    with pytest.raises(ImageUnavailableError) as caught:
+        resolve_bases(shop, Bases({}), Unreachable({}))
+    assert caught.value.hint == "Start it."
+
+
 def test_the_lock_names_the_release_and_no_registry(shop: Hierarchy, tmp_path: Path) -> None:
     moved = move_pins({}, ask_pins(shop, {}, World({}, released=FIRST)))
     write_pins(tmp_path, moved)
@@ -135,6 +146,12 @@ def test_an_explanation_names_the_releases(shop: Hierarchy, tmp_path: Path) -> N
     assert causes["report"] == ["ledger changed"]
 
 
+def test_a_track_may_have_any_name_that_git_takes(images: MakeProject) -> None:
+    root = images({"ledger": "parent: {release: base-images, image: server, track: 'me@work'}"})
+    (key,) = [definition.base for definition in read_hierarchy(read_config(root))]
+    assert Bases({key: FIRST[SERVER]}).name(key) == "base-images/server"
+
+
 def test_an_old_pin_of_a_release_asks_for_a_newer_one(shop: Hierarchy) -> None:
     old = {key: of_release(base.value, base.release, date=days_ago(50)) for key, base in FIRST.items()}
     warning = aged_bases(shop, Bases(old, frozenset(old)), 45)[0]
@@ -169,6 +186,9 @@ def test_users_are_found_through_releases_in_between(shop: Hierarchy, tmp_path: 
     everything = find_users(Wanted("docker.io/library/ubuntu:24.04", THIRD, False), releases, read, "r.example.com")
     assert {use.image for use in everything} == {"base", "server", "ledger", "report", "kiosk"}
     assert all(use.current for use in everything)
+    by_digest = {"base": ((Foundation(f"ubuntu:24.04@{THIRD}", THIRD),), NEW)}
+    pinned = find_users(Wanted("ubuntu:24.04", OLD, False), {"x": [release_with(planned, "d", by_digest)]}, read, "r.example.com")
+    assert [(use.image, use.digest, use.current) for use in pinned] == [("base", THIRD, False)]
 
 
 THIRD = "sha256:" + "3" * 64
