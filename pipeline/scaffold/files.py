@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from dataclasses import dataclass, field
 
-from pipeline.scaffold.repository import APPLICATION_FILE, DOCKERFILE, REQUIREMENT_FILE, Answers, Application
+from pipeline.scaffold.repository import APPLICATION_FILE, DOCKERFILE, REQUIREMENT_FILE, Answers, Application, yaml_text
 from pipeline.scaffold.shipped import shipped_folder
 
 TASKS = '"""The tasks of this repository."""\n\nfrom pipeline.tasks import namespace\n\n__all__ = ["namespace"]\n'
@@ -55,12 +57,24 @@ def fit_ci(path: str, answers: Answers) -> str:
     text = read_shipped(path)
     if answers.makes_wars:
         text = re.sub(r"(?<=')\./invokew (?=build\b)", f"{answers.maven} --batch-mode clean package && ./invokew ", text)
-    name = answers.namespace.rpartition("/")[2]
+    team, _, name = answers.namespace.rpartition("/")
     if name and path.endswith(".yaml"):
-        key = re.sub(r"[^A-Z0-9]", "", name.upper())[:10]
-        text = re.sub(r"(?m)^(  project-key: ).*$", rf"\g<1>{key if key[:1].isalpha() else 'P' + key[:9]}", text, count=1)
-        text = re.sub(r"(?m)^(  name: ).*$", rf"\g<1>{name}", text, count=1)
+        for key, value in (("project-key", bamboo_key(team or name)), ("key", bamboo_key(name) if team else ""), ("name", yaml_text(name))):
+            if value:
+                text = re.sub(rf"(?m)^(  {key}: ).*$", rf"\g<1>{value}", text, count=1)
     return text
+
+
+def bamboo_key(name: str) -> str:
+    """Of a project or a plan: 2 to 10 capital letters and digits; of a longer name with a hash, so that two names stay two keys."""
+    key = re.sub(r"[^A-Z0-9]", "", name.upper())
+    key = key if key[:1].isalpha() else f"P{key}"
+    if len(key) > KEY:
+        key = key[: KEY - 4] + hashlib.sha256(name.encode()).hexdigest()[:4].upper()
+    return key.ljust(2, "X")
+
+
+KEY = 10
 
 
 def replace_toolkit(requirements: str, requirement: str) -> str:
@@ -76,12 +90,12 @@ _TOOLKIT = re.compile(r"pipeline\s*(?:$|[=<>!~@\[;])|\S*/pipeline-\d[^/]*\.whl|p
 
 def _configuration(answers: Answers) -> str:
     files = [f"{'' if application.folder == '.' else application.folder + '/'}{APPLICATION_FILE}" for application in answers.applications]
-    database = ["  engine: postgres", "  image: postgres"] if answers.engine == "postgres" else []
+    database = ["  engine: postgres", "  contract: postgres", "  image: postgres"] if answers.engine == "postgres" else []
     run = [answers.maven, "--batch-mode", "verify"] if answers.maven else ["./run-tests"]
     lines = [
-        f"registry: {answers.registry}",
-        f"namespace: {answers.namespace}",
-        f"images: [{', '.join(files)}]",
+        f"registry: {yaml_text(answers.registry)}",
+        f"namespace: {yaml_text(answers.namespace)}",
+        f"images: [{', '.join(map(yaml_text, files))}]",
         "itest:",
         *database,
         "  # prepare: [{sql: FOLDER}]  # what the tests expect in the fresh database",
@@ -93,9 +107,11 @@ def _configuration(answers: Answers) -> str:
 
 def _image(application: Application) -> list[Template]:
     folder = "" if application.folder == "." else f"{application.folder}/"
-    definition = f"name: {application.name}\n{application.parent}\n"
+    definition = f"name: {yaml_text(application.name)}\n{application.parent}\n"
     place = "${CATALINA_HOME}" if application.parent.startswith("from:") else "/opt/tomcat"  # as Docker's own Tomcat has it, and as ours
-    dockerfile = f"ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nCOPY {application.war} {place}/webapps/{application.name}.war\n"
+    paths = [application.war, f"{place}/webapps/{application.name}.war"]
+    copy = json.dumps(paths) if " " in application.war else " ".join(paths)
+    dockerfile = f"ARG BASE_IMAGE\nFROM ${{BASE_IMAGE}}\nCOPY {copy}\n"
     return [
         Template(f"{folder}{APPLICATION_FILE}", definition, owned=True),
         *([Template(f"{folder}{DOCKERFILE}", dockerfile, owned=True)] if application.war else []),

@@ -42,7 +42,7 @@ def read_maven(root: Path) -> Maven | None:
     """None where there is no pom.xml. Raises ConfigurationError for one that cannot be read."""
     if not (root / POM).is_file():
         return None
-    modules = list(_read_modules(root, "."))
+    modules = list(_read_modules(root))
     top = modules[0]
     engines = {engine for module in modules for engine in module.engines()}
     return Maven(
@@ -57,12 +57,12 @@ def read_maven(root: Path) -> Maven | None:
 
 
 class _Module:
-    """One pom.xml, with those above it that are in the repository."""
+    """One POM, with those above it that are in the repository. `pom`: its file, relative to the repository."""
 
-    def __init__(self, root: Path, folder: str, above: _Module | None) -> None:
-        self.folder = folder
+    def __init__(self, root: Path, pom: str, above: _Module | None) -> None:
+        self.folder = Path(pom).parent.as_posix()
         self._above = above
-        path = root / folder / POM
+        path = root / pom
         try:
             self._pom = ElementTree.fromstring(path.read_bytes())  # noqa: S314 - the team's own file
         except (OSError, ElementTree.ParseError) as error:
@@ -104,10 +104,12 @@ class _Module:
         return text.replace(version, "*") if version and "${" not in version else text
 
 
-def _read_modules(root: Path, folder: str, above: _Module | None = None) -> Iterator[_Module]:
-    module = _Module(root, folder, above)
+def _read_modules(root: Path, pom: str = POM, above: _Module | None = None, known: frozenset[str] = frozenset()) -> Iterator[_Module]:
+    """A POM's and those of its modules, which it names by their folders or files."""
+    module, known = _Module(root, pom, above), known | {pom}
     yield module
     for name in module.submodules():
-        below = (Path(folder) / name.removesuffix(f"/{POM}")).as_posix()
-        if ".." not in Path(below).parts:
-            yield from _read_modules(root, below, module)
+        place = Path(module.folder) / name
+        below = (place if (root / place).is_file() else place / POM).as_posix()
+        if ".." not in Path(below).parts and below not in known:
+            yield from _read_modules(root, below, module, known)

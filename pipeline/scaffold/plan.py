@@ -79,8 +79,8 @@ def plan_init(
 
 
 def carry_out(root: Path, step: Step) -> None:
-    """Write a step's file."""
-    path = root / step.template.path
+    """Write a step's file: where it is a link, what that leads to."""
+    path = (root / step.template.path).resolve()
     executable = step.template.executable or (path.exists() and is_executable(path))
     write_whole(path, step.text.encode())
     if executable:
@@ -118,12 +118,21 @@ def make_diff(old: str, new: str, path: str, old_name: str = "", new_name: str =
 
 
 def _plan_file(root: Path, template: Template, record: Record, merge: Merge, upgrade: bool, explicit: bool) -> Step:
-    current = _read(root / template.path)
+    """What a file holds is compared, and put together, with plain line ends; it keeps its own."""
+    held = _read(root / template.path)
+    current = held.replace("\r\n", "\n") if held else held
+    step = _decide(root, template, record, merge, upgrade, explicit, current)
+    return replace(step, text=step.text.replace("\n", "\r\n"), current=held) if held != current else step
+
+
+def _decide(root: Path, template: Template, record: Record, merge: Merge, upgrade: bool, explicit: bool, current: str | None) -> Step:
     written = record.files.get(template.path)
 
     def step(action: Action, note: str = "", settled: bool = False) -> Step:
         return Step(template, action, template.text, current, note, settled=settled)
 
+    if (root / template.path).is_symlink() and not (root / template.path).resolve().is_relative_to(root.resolve()):
+        return step("keep", "it is a link to what is not of this repository")
     if current == template.text:
         return step("same", settled=True)
     if current is None:

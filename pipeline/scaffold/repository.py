@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from pipeline.errors import ConfigurationError
 from pipeline.reference import parse_reference
@@ -114,7 +117,7 @@ def _parent(folder: Path, asked: Asked) -> str:
     if not asked.parent:
         base = _written_base(folder / DOCKERFILE)
         if base:
-            return f"from: {base}"
+            return f"from: {yaml_text(base)}"
         raise ConfigurationError(f"nothing says what the image of {folder} is built on", PARENT_HINT)
     place, _, track = asked.parent.partition("@")
     namespace, _, image = place.rpartition("/")
@@ -123,20 +126,35 @@ def _parent(folder: Path, asked: Asked) -> str:
             parse_reference(asked.parent)
         except ConfigurationError as error:
             raise ConfigurationError(f"--parent: {error.message}", PARENT_HINT) from None
-        return f"from: {asked.parent}"
+        return f"from: {yaml_text(asked.parent)}"
     if not namespace:
         raise ConfigurationError(f"--parent: '{asked.parent}' names no namespace", PARENT_HINT)
-    return f"parent: {{release: {namespace}, image: {image}, track: {track or 'main'}}}"
+    written = ", ".join(
+        f"{key}: {yaml_text(value)}" for key, value in (("release", namespace), ("image", image), ("track", track or "main"))
+    )
+    return f"parent: {{{written}}}"
 
 
 def _written_base(dockerfile: Path) -> str:
-    """What the last stage of an existing Dockerfile begins with, where it is written out."""
+    """What the last stage of an existing Dockerfile begins with, through the stages below it; empty where only a build knows that."""
     if not dockerfile.is_file():
         return ""
-    found = re.findall(
-        r"(?im)^\s*FROM\s+(?:--\S+\s+)*([^\s$]+)\s*(?:AS\s+\S+\s*)?$", dockerfile.read_text(encoding="utf-8", errors="replace")
-    )
-    return str(found[-1]) if found else ""
+    text = re.sub(r"[\\`][ \t]*\r?\n", " ", dockerfile.read_text(encoding="utf-8-sig", errors="replace"))
+    defaults: dict[str, str] = {}
+    stages: dict[str, str] = {}
+    base = ""
+
+    def value(found: re.Match[str]) -> str:
+        return defaults.get(found[1] or found[3], found[2] or found[0])
+
+    for line in text.splitlines():
+        if not stages and not base and (argument := _ARG.match(line)):
+            defaults[argument[1]] = argument[2].strip("\"'")
+        elif begun := _FROM.match(line):
+            named = _VARIABLE.sub(value, begun[1])
+            base = stages.get(named.lower(), named)
+            stages[(begun[2] or str(len(stages))).lower()] = base
+    return "" if "$" in base else base
 
 
 def _registry(facts: Facts, asked: Asked) -> str:
@@ -188,4 +206,15 @@ def _plain(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
+def yaml_text(text: str) -> str:
+    """As a YAML value: quoted where it would be read as something else, within brackets, too."""
+    try:
+        return text if yaml.safe_load(f"[{text}]") == [text] else json.dumps(text)
+    except yaml.YAMLError:
+        return json.dumps(text)
+
+
 REQUIREMENT_FILE = "requirements-pipeline.txt"
+_ARG = re.compile(r"(?i)\s*ARG\s+(\w+)=(\S+)\s*$")
+_FROM = re.compile(r"(?i)\s*FROM\s+(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?\s*$")
+_VARIABLE = re.compile(r"\$(?:\{(\w+)(?::?-([^}]*))?\}|(\w+))")

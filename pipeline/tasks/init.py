@@ -14,6 +14,9 @@ from invoke.context import Context
 from pipeline.tasks.command import command
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pipeline.scaffold.files import Template
     from pipeline.scaffold.plan import Step
     from pipeline.scaffold.repository import Facts
 
@@ -57,6 +60,8 @@ def init(
         templates = tuple(replace(made, text=text) if made.path == REQUIREMENT_FILE else made for made in templates)
     if facts.below:
         templates = tuple(template for template in templates if template.path not in CI_FILES)
+    if not facts.configured:
+        _check_files(root, templates)
     for step in plan_init(root, templates, record, merge_texts, upgrade, [REQUIREMENT_FILE] if toolkit else []):
         done = _do(root, step, yes)
         written += done
@@ -66,6 +71,31 @@ def init(
     print(f"{written} files written; {RECORD_FILE} says which" if written else "nothing was written")
     for note in find_notes(facts, templates):
         print(f"note: {note}")
+
+
+def _check_files(root: Path, templates: Sequence[Template]) -> None:
+    """Read what is about to be written as every command will: a mistake in an answer is told before there is any file."""
+    from tempfile import TemporaryDirectory
+
+    from pipeline.config import read_config
+    from pipeline.errors import ConfigurationError
+    from pipeline.images.hierarchy import read_hierarchy
+    from pipeline.scaffold.repository import APPLICATION_FILE, DOCKERFILE
+
+    with TemporaryDirectory() as folder:
+        for template in (made for made in templates if Path(made.path).name != DOCKERFILE):
+            path = Path(folder) / template.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            there = root / template.path
+            path.write_bytes(there.read_bytes() if template.owned and there.is_file() else template.text.encode())
+            if path.name == APPLICATION_FILE:  # what is wrong with a Dockerfile that was there is told in the end
+                (path.parent / DOCKERFILE).write_text("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n", encoding="utf-8")
+        try:
+            read_hierarchy(read_config(Path(folder)))
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"nothing was written, for it would be wrong: {error.message}", f"{error.hint} See: --registry, --namespace, --parent"
+            ) from None
 
 
 def _do(root: Path, step: Step, yes: bool) -> bool:

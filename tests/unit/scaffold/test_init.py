@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from pipeline.scaffold import files
 from pipeline.scaffold.files import CI_FILES, fit_ci, make_files
 from pipeline.scaffold.repository import Answers, Application
 from pipeline.tasks.init import init, running_toolkit
+from tests.bamboo_specs import read_specs
 from tests.unit.scaffold.test_maven import pom, write
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -98,6 +100,14 @@ def test_what_it_writes_is_valid_and_little(repository: Repository) -> None:
     assert (repository.root / "invokew").stat().st_mode & 0o111 == 0o111
     ignored = {f"{name}x" if name.endswith("/") else name for name in (".venv/", ".venv.lock", ".pipeline/", "src/__pycache__/")}
     assert len(Repo(repository.root).ignored(*ignored)) == len(ignored)
+
+
+def test_the_toolkits_own_postgresql_is_taken_with_all_that_it_can(repository: Repository) -> None:
+    driver = "<dependencies><dependency><groupId>org.postgresql</groupId><artifactId>postgresql</artifactId></dependency></dependencies>"
+    write(repository.root, top=pom("ledger", FIXED + driver))
+    repository.init(**TOLD)
+    itest = read_config(repository.root).itest
+    assert (itest.engine, itest.contract, itest.image) == ("postgres", "postgres", "postgres")
 
 
 def test_the_team_owns_at_most_fifteen_lines(repository: Repository) -> None:
@@ -178,7 +188,7 @@ def test_an_upgrade_replaces_what_nobody_edited(repository: Repository, newer: C
 
 def test_an_upgrade_puts_both_sides_changes_together(repository: Repository, newer: Callable[[str, str], None]) -> None:
     repository.init(**TOLD)
-    repository.write("bamboo-specs/bamboo.yaml", repository.text("bamboo-specs/bamboo.yaml").replace("key: MAIN", "key: OURS"))
+    repository.write("bamboo-specs/bamboo.yaml", repository.text("bamboo-specs/bamboo.yaml").replace("  key: LEDGERAPP", "  key: OURS"))
     newer("after-deleted-days: 7", "after-deleted-days: 14")
     said = repository.init(upgrade=True)
     assert "kept      bamboo-specs/bamboo.yaml: your changes and those of this version go together; --yes writes it as shown" in said
@@ -278,13 +288,60 @@ def test_the_namespace_is_where_the_repository_comes_from(repository: Repository
         ("team/base-images/tomcat@release/1", "parent: {release: team/base-images, image: tomcat, track: release/1}"),
         ("docker.io/library/tomcat:10.1", "from: docker.io/library/tomcat:10.1"),
         ("registry.example.com:5000/tomcat:10.1", "from: registry.example.com:5000/tomcat:10.1"),
-        ("tomcat", "'tomcat' names no namespace"),
-        ("tomcat:", "--parent: "),
+        ("base-images/tomcat@1.0", 'parent: {release: base-images, image: tomcat, track: "1.0"}'),
+        ("base-images/tomcat@yes", 'parent: {release: base-images, image: tomcat, track: "yes"}'),
+        ("base-images/tomcat@a, x: y", 'parent: {release: base-images, image: tomcat, track: "a, x: y"}'),
+        ("2024/tomcat", 'parent: {release: "2024", image: tomcat, track: main}'),
     ],
 )
 def test_the_forms_of_a_parent(repository: Repository, parent: str, line: str) -> None:
-    said = repository.init(**{**TOLD, "parent": parent})
-    assert line in (repository.text("image.yaml").splitlines() if (repository.root / "image.yaml").exists() else said)
+    repository.init(**{**TOLD, "parent": parent})
+    assert line in repository.text("image.yaml").splitlines()
+    (definition,) = read_hierarchy(read_config(repository.root))
+    place, _, track = parent.partition("@")
+    written = definition.release
+    assert written is None or (f"{written.release}/{written.image}", written.track) == (place, track or "main")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"parent": "tomcat"}, "'tomcat' names no namespace"),
+        ({"parent": "tomcat:"}, "--parent: "),
+        ({"parent": "Base/tomcat"}, "image.yaml:2: 'parent': 'Base' and 'tomcat' name no image of a release"),
+        ({"registry": "https://reg.example.com/"}, "pipeline.yaml:1: 'registry': 'https://reg.example.com/' is not a registry's address"),
+        ({"registry": "reg"}, "pipeline.yaml:1: 'registry': 'reg' does not look like a host to Docker"),
+        ({"namespace": "Finance"}, "pipeline.yaml:2: 'namespace': 'Finance' is not a repository path"),
+    ],
+)
+def test_an_answer_that_is_wrong_leaves_no_file(repository: Repository, wrong: dict[str, str], message: str) -> None:
+    before = repository.all()
+    assert message in repository.init(**{**TOLD, **wrong})
+    assert repository.all() == before
+    assert "files written" in repository.init(**TOLD)
+
+
+def test_names_that_yaml_and_dockerfiles_read_otherwise(repository: Repository) -> None:
+    write(repository.root, top=pom("top", "<modules><module>web, two</module></modules>", "pom"))
+    write(repository.root, **{"web, two": pom("404", "<build><finalName>My App</finalName></build>")})
+    repository.init(**{**TOLD, "namespace": "2024"})
+    config = read_config(repository.root)
+    (definition,) = read_hierarchy(config)
+    assert (config.namespace, definition.name) == ("2024", "404")
+    assert definition.file == "web, two/image.yaml"
+    assert 'COPY ["target/My App.war", "/opt/tomcat/webapps/404.war"]' in repository.text("web, two/Dockerfile")
+
+
+def test_names_of_repositories_are_told_apart_in_bamboo() -> None:
+    names = ["finance/ledger", "finance/ledger-app", "sales/ledger", "accounting-frontend", "accounting-backend", "accounting"]
+    names += ["team/accounting-frontend", "team/accounting-backend", "team/a", "1/2", "finance/sub/ledger", "accounting-department/x"]
+    plans = set()
+    for name in names:
+        answers = Answers("127.0.0.1:5000", name, (Application(".", "x", "", ""),), "", "mvn", True, "")
+        (plan, _) = read_specs(fit_ci("bamboo-specs/bamboo.yaml", answers))
+        assert all(re.fullmatch("[A-Z][A-Z0-9]{1,9}", key) for key in (plan.plan.project_key, plan.plan.key)), name
+        plans.add((plan.plan.project_key, plan.plan.key))
+    assert len(plans) == len(names)
 
 
 def test_the_wars_place_in_dockers_own_tomcat(repository: Repository) -> None:
@@ -329,6 +386,54 @@ def test_the_base_of_an_existing_dockerfile_is_its_parent(repository: Repository
     )
     repository.init(**{**TOLD, "parent": ""})
     assert "from: registry.example.com/tomcat:10.1" in repository.text("image.yaml")
+
+
+@pytest.mark.parametrize(
+    ("dockerfile", "base"),
+    [
+        ("FROM maven:3 AS build\nFROM ${TOMCAT}\n", ""),
+        ("ARG TOMCAT=example/tomcat:10\nFROM maven:3 AS build\nFROM $TOMCAT\n", "example/tomcat:10"),
+        ("ARG VERSION\nFROM example/tomcat:${VERSION:-10.1}\n", "example/tomcat:10.1"),
+        ("FROM example/tomcat:10 AS Base\nFROM maven:3 AS build\nFROM base\n", "example/tomcat:10"),
+        ("FROM example/tomcat:10\nARG TOMCAT=example/other:1\nFROM maven:3\nFROM 0\n", "example/tomcat:10"),
+        ("\ufefffrom \\\n  example/tomcat:10\r\n", "example/tomcat:10"),
+        ("ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n", ""),
+        ("# FROM example/old:1\nFROM example/tomcat:10\nRUN echo FROM nowhere\n", "example/tomcat:10"),
+    ],
+)
+def test_the_base_is_that_of_the_last_stage_or_asked_for(repository: Repository, dockerfile: str, base: str) -> None:
+    repository.write("Dockerfile", dockerfile)
+    said = repository.init(**{**TOLD, "parent": ""})
+    if base:
+        assert repository.text("image.yaml").splitlines()[-1] == f"from: {base}"
+    else:
+        assert "nothing says what the image of" in said
+        assert not (repository.root / "image.yaml").exists()
+
+
+def test_files_with_the_line_ends_of_windows_keep_them(repository: Repository, newer: Callable[[str, str], None]) -> None:
+    repository.init(**TOLD)
+    path = repository.root / "Jenkinsfile"
+    path.write_bytes(path.read_bytes().replace(b"60,", b"90,").replace(b"\n", b"\r\n"))
+    assert repository.init() == "nothing was written\n"
+    newer("junit testResults", "junit testDataPublishers: [], testResults")
+    repository.init(upgrade=True, yes=True)
+    content = path.read_bytes()
+    assert content.count(b"\r\n") == content.count(b"\n")
+    assert b"90," in content
+    assert b"testDataPublishers" in content
+    assert repository.init(upgrade=True) == "nothing was written\n"
+
+
+def test_a_link_stays_one(repository: Repository, tmp_path: Path) -> None:
+    repository.write("ci/Jenkinsfile", "// ours\n")
+    (repository.root / "Jenkinsfile").symlink_to("ci/Jenkinsfile")
+    (tmp_path / "elsewhere").write_text("# theirs\n")
+    (repository.root / "tasks.py").symlink_to(tmp_path / "elsewhere")
+    assert "kept      tasks.py: it is a link to what is not of this repository" in repository.init(**TOLD, yes=True)
+    assert (repository.root / "Jenkinsfile").is_symlink()
+    assert "pipeline {" in repository.text("ci/Jenkinsfile")
+    assert (tmp_path / "elsewhere").read_text() == "# theirs\n"
 
 
 def test_a_wheel_is_named_by_its_path_in_the_repository(repository: Repository, tmp_path: Path) -> None:
@@ -421,9 +526,9 @@ def test_the_build_servers_files_differ_by_names_and_by_maven_alone() -> None:
         builds = [pair for pair in changed if "./mvnw --batch-mode clean package && ./invokew build" in pair[1]]
         assert builds, path
         names = [new.partition(":")[0] for _, new in changed if (_, new) not in builds]
-        assert names == (["project-key", "name"] if path.endswith(".yaml") else [])
+        assert names == (["project-key", "key", "name"] if path.endswith(".yaml") else [])
     plan = yaml.safe_load(fit_ci("bamboo-specs/bamboo.yaml", answers).partition("---\n")[2].partition("\n---")[0])["plan"]
-    assert (plan["project-key"], plan["name"]) == ("LEDGERAPP", "ledger-app")
+    assert (plan["project-key"], plan["key"], plan["name"]) == ("FINANCE", "LEDGERAPP", "ledger-app")
 
 
 def test_everything_that_init_takes_from_here_is_in_the_wheel() -> None:

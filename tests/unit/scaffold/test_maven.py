@@ -94,6 +94,15 @@ def test_the_example_of_this_repository() -> None:
     assert found.fixed_times
 
 
+def test_a_module_may_be_a_file_and_is_read_once(tmp_path: Path) -> None:
+    write(tmp_path, top=pom("top", "<modules><module>web/other.xml</module><module>.</module></modules>", "pom"))
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/other.xml").write_text(pom("web", "<modules><module>../web/other.xml</module></modules>"))
+    found = read_maven(tmp_path)
+    assert found is not None
+    assert found.wars == (War("web", "web", "target/web-*.war"),)
+
+
 def test_no_pom_and_a_broken_one(tmp_path: Path) -> None:
     assert read_maven(tmp_path) is None
     write(tmp_path, top=pom("all", "<modules><module>gone</module></modules>", "pom"))
