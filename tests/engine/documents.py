@@ -37,3 +37,10 @@ def _below(document: str, heading: str) -> str:
         assert found, f"{document} has no heading '{heading}'"
         text = text.partition("\n## ")[0]
     return text
+
+
+def read_block(document: str, language: str, word: str = "") -> str:
+    """The one block in a language that `document` shows, or the one that has `word` in it."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```$", _below(document, ""), re.DOTALL | re.MULTILINE)
+    (found,) = [block for block in blocks if word in block]
+    return str(found)

@@ -22,7 +22,7 @@ from tests.engine.conftest import Project, RegistryContainer
 from tests.engine.documents import DOCS
 from tests.engine.maven import WAR_PLUGINS, Maven
 from tests.engine.published import read_release
-from tests.engine.toolkit import toolkit, wheel  # noqa: F401 - fixtures
+from tests.engine.toolkit import toolkit, wheel, wheels  # noqa: F401 - fixtures
 from tests.jenkinsfile import read_pipeline
 
 DOCUMENT = "how-to-applications.md"
@@ -77,6 +77,7 @@ def test_from_nothing_to_a_green_build(
     registry: RegistryContainer,
     toolkit: Path,  # noqa: F811
     wheel: Path,  # noqa: F811
+    wheels: Path,  # noqa: F811
     tiny_image: str,
     tmp_path: Path,
 ) -> None:
@@ -106,7 +107,7 @@ def test_from_nothing_to_a_green_build(
         "127.0.0.1:5000": registry.host,
     }
     identity = {f"GIT_{who}_{what}": "somebody@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {**identity, "PIP_CONSTRAINT": str(toolkit.parent.parent / "constraints.txt")}
+    environment = {**identity, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}  # as docs/how-to-networks.md says
     shell = Shell(application.root, environment, names)
     begin, commit, try_out, upgrade = steps_of(DOCUMENT)
     said = shell.run(begin.splitlines()[-1])  # the lines before it are what the fixture has done

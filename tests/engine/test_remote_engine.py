@@ -113,7 +113,7 @@ def configure(project: Project, more: str = "") -> None:
 
 
 def test_build_push_and_itest_on_an_engine_behind_ssh(tested_project: Project, remote: None) -> None:
-    tested_project.environment["DOCKER_CONTEXT"] = "engine"
+    subprocess.run(["docker", "context", "use", "engine"], check=True, capture_output=True)
     tested_project.invoke("build", "push")
     assert tested_project.actions("push") == {"small": "none"}
     assert tested_project.run("itest").returncode == 0  # for ssh, `engine` is 127.0.0.1, and so it is for the tests

@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import git
@@ -38,21 +38,11 @@ def tutorial(project: Project, ubuntu_image: str) -> Tutorial:
     shown = write_shown(DOCUMENT, project.root)
     project.write("pipeline.yaml", shown["pipeline.yaml"].replace("ledger\nitest", f"{project.namespace}\nitest"))
     project.write("images/mariadb.yaml", shown["images/mariadb.yaml"].replace("parent: ubuntu", f"from: {ubuntu_image}"))
-    install(project.root, project.root.parent / "package")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", "../package", "."]
+    subprocess.run(command, cwd=project.root, check=True)
+    shutil.rmtree(project.root / "pipeline_mariadb")  # it is imported from where it was installed
     project.commit("begin")
     return Tutorial(project.root, project.namespace)
-
-
-def install(root: Path, folder: Path) -> None:
-    """What `pip install` does: moves the package to where it is imported from, and writes down its entry points."""
-    package = tomllib.loads((root / "pyproject.toml").read_text())["project"]
-    name = package["name"].replace("-", "_")
-    information = folder / f"{name}-{package['version']}.dist-info"
-    information.mkdir(parents=True)
-    (root / name).rename(folder / name)
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package['name']}\nVersion: {package['version']}\n")
-    lines = [f"[{group}]\n{name} = {where}\n" for group, names in package["entry-points"].items() for name, where in names.items()]
-    (information / "entry_points.txt").write_text("\n".join(lines))
 
 
 def test_an_engine_fits_into_60_lines() -> None:
@@ -69,11 +59,9 @@ def test_the_bracket_on_a_third_engine(tutorial: Tutorial) -> None:
 
 def test_the_three_steps_and_the_shell_on_a_third_engine(tutorial: Tutorial) -> None:
     try:
-        started = tutorial.done("start-oracle", "--json")
-        assert started.code == 0, started.err
-        assert json.loads(started.out)["dsn"].startswith("mysql://127.0.0.1:")
-        ended = tutorial.done("run-tests")
+        ended = tutorial.done("start-oracle", "run-tests")
         assert ended.code == 0, ended.err
+        assert "db.dsn=mysql://127.0.0.1:" in (tutorial.root / ".pipeline/database.properties").read_text().replace("\\", "")
         shell = [sys.executable, "-m", "invoke", "db.shell"]
         typed = "SELECT name FROM account\n WHERE code = '2000';\n"
         answer = subprocess.run(
@@ -102,9 +90,10 @@ def test_what_its_own_client_alone_understands_is_refused_before_anything_is_sta
 
 
 def test_the_third_image_keeps_its_contract(tutorial: Tutorial) -> None:
-    ended = tutorial.done("db.verify", "--json")
+    ended = tutorial.done("db.verify")
     assert ended.code == 0, ended.err
-    rows = {row["check"]: row["result"] for row in json.loads(ended.out)["rows"]}
+    (report,) = (tutorial.root / ".pipeline/verify").glob("*.json")
+    rows = {row["check"]: row["result"] for row in json.loads(report.read_text())["rows"]}
     assert rows.pop("can be baked") == "not supported"
     unsupported = {name for name, result in rows.items() if result == "not supported"}
     assert all("scripts" in name for name in unsupported)

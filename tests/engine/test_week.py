@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ import pytest
 from pipeline.adapters.registry import Registry
 from tests.engine.conftest import Project, RegistryContainer
 from tests.engine.published import read_release
-from tests.engine.toolkit import toolkit, wheel  # noqa: F401 - fixtures
+from tests.engine.toolkit import toolkit, wheel, wheels  # noqa: F401 - fixtures
 
 
 @dataclass
@@ -105,12 +106,18 @@ def test_a_week(repositories: tuple[Installed, Installed], engine: docker.Docker
     assert "server@main: moved, release main-" in shop.invoke("pins.update", "--check")
     old = shop.json("release.users", "ledger")
     assert [(use["image"], use["current"]) for use in old] == [("report", True)]
+    stranger = f"{shop.registry}/somebody/releases:main"  # another team's repository of that name, which holds an image
+    engine.images.get(server).tag(stranger)
+    subprocess.run(["docker", "push", "--quiet", stranger], check=True, capture_output=True)
+    engine.images.remove(stranger)
     uses = base.json("release.users", "server")
     assert [(use["namespace"], use["image"], use["current"]) for use in uses] == [
         (shop.namespace, "ledger", False),
         (shop.namespace, "report", False),
     ]
     assert uses[0]["base"].startswith("main-")
+    assert "warning: somebody/releases is left out" in base.run("release.users", "server").stderr
+    assert base.run("release.users", "server", "--namespace", "somebody").returncode == 31
     assert f"{shop.namespace} main-{pinned_on[:12]}: ledger stands on main-" in base.invoke("release.users", "server")
 
     # Wednesday: the pin is moved; what descends from what moved is rebuilt, and nothing else.
@@ -129,8 +136,8 @@ def test_a_week(repositories: tuple[Installed, Installed], engine: docker.Docker
     assert all(use["current"] for use in base.json("release.users", "server"))
 
     # Thursday: back to Monday's base by the old lock file. Nothing is built: what it made is in the registry.
-    (shop.root / "pipeline.lock").write_text(lock)
-    shop.commit("back")
+    subprocess.run(["git", "revert", "--no-edit", "HEAD"], cwd=shop.root, check=True, capture_output=True)
+    assert (shop.root / "pipeline.lock").read_text() == lock
     assert "build" not in shop.actions().values()
     shop.invoke("build", "push")
     assert published(shop) == first
