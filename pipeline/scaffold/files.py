@@ -96,9 +96,8 @@ def _configuration(answers: Answers) -> str:
         f"registry: {yaml_text(answers.registry)}",
         f"namespace: {yaml_text(answers.namespace)}",
         f"images: [{', '.join(map(yaml_text, files))}]",
-        "itest:",
+        "itest:  # `prepare: [{sql: FOLDER}]` is what the tests expect in the fresh database",
         *database,
-        "  # prepare: [{sql: FOLDER}]  # what the tests expect in the fresh database",
         f"  run: [{', '.join(run)}]",
         *([f"  junit: {TEST_REPORTS}"] if answers.maven else []),
     ]
@@ -120,4 +119,4 @@ def _image(application: Application) -> list[Template]:
 
 
 def _requirement(answers: Answers) -> str:
-    return f"# What ./invokew installs into .venv. Another line here is another version of the toolkit.\n{answers.requirement}\n"
+    return f"{answers.requirement}\n"

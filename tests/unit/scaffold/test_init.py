@@ -30,6 +30,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent.parent
 TOLD = {"parent": "base-images/tomcat", "registry": "registry.example.com", "toolkit": "pipeline==0.1.0"}
 FIXED = "<properties><project.build.outputTimestamp>2000-01-01T00:00:00Z</project.build.outputTimestamp></properties>"
 
+POSTGRESQL = "<dependencies><dependency><groupId>org.postgresql</groupId><artifactId>postgresql</artifactId></dependency></dependencies>"
+
 
 class Repository:
     """A Maven repository, and `invoke init` in it."""
@@ -103,15 +105,17 @@ def test_what_it_writes_is_valid_and_little(repository: Repository) -> None:
 
 
 def test_the_toolkits_own_postgresql_is_taken_with_all_that_it_can(repository: Repository) -> None:
-    driver = "<dependencies><dependency><groupId>org.postgresql</groupId><artifactId>postgresql</artifactId></dependency></dependencies>"
-    write(repository.root, top=pom("ledger", FIXED + driver))
+    write(repository.root, top=pom("ledger", FIXED + POSTGRESQL))
     repository.init(**TOLD)
     itest = read_config(repository.root).itest
     assert (itest.engine, itest.contract, itest.image) == ("postgres", "postgres", "postgres")
 
 
-def test_the_team_owns_at_most_fifteen_lines(repository: Repository) -> None:
+@pytest.mark.parametrize("engine", ["oracle", "postgres"])
+def test_the_team_owns_at_most_fifteen_lines(repository: Repository, engine: str) -> None:
+    write(repository.root, top=pom("ledger", FIXED + (POSTGRESQL if engine == "postgres" else "")))
     repository.init(**TOLD)
+    assert read_config(repository.root).itest.engine == engine
     record = json.loads(repository.text(".pipeline-init.json"))
     owned = {path for path, lines in record["files"].items() if lines is None}
     assert owned == {"pipeline.yaml", "image.yaml", "Dockerfile", "requirements-pipeline.txt"}
@@ -226,7 +230,7 @@ def test_the_toolkits_version_changes_where_it_is_asked_for(repository: Reposito
     assert "+pipeline==0.2.0" in repository.init(toolkit="pipeline==0.2.0")
     assert "pipeline==0.1.0" in repository.text("requirements-pipeline.txt")
     repository.init(toolkit="pipeline==0.2.0", yes=True)
-    assert repository.text("requirements-pipeline.txt").splitlines()[1:] == ["pipeline==0.2.0", "team-settings==3"]
+    assert repository.text("requirements-pipeline.txt").splitlines() == ["pipeline==0.2.0", "team-settings==3"]
     assert repository.init(toolkit="pipeline==0.2.0", yes=True) == "nothing was written\n"
 
 
