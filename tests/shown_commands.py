@@ -26,7 +26,7 @@ TOOLKIT = ("invoke", "inv", "invokew")
 STARTERS = ("ip", "env", "exec")  # programs that start the one that follows
 DOCKERS_GROUPS = (("buildx",), ("context",), ("volume",))
 NOT_RUN = {  # how a command begins → why no test runs it
-    "invoke demo": "this repository's own: it sets a machine up and runs the main job",
+    "invoke demo": "this repository's own: .ci/run runs it after the tests",
     "invoke check": "this repository's own: the gate itself",
     "invoke test": "this repository's own: what runs the tests",
     "invoke bench": "this repository's own: an hour of measuring",
