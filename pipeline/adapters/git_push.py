@@ -23,20 +23,21 @@ class Pushed(NamedTuple):
     old: str
 
 
-def read_pushed(lines: str, environ: Mapping[str, str]) -> list[Pushed]:
+def read_pushed(project: Path, lines: str, environ: Mapping[str, str]) -> list[Pushed]:
     """Branches from what git gives a pre-push hook on its standard input, or from what the pre-commit framework makes of that.
 
     Tags, notes and deleted branches are left out: nothing is named after them, and nothing is built of them.
     """
-    if "PRE_COMMIT_TO_REF" in environ:
+    if "PRE_COMMIT_REMOTE_BRANCH" in environ:
         remote, new, old = (environ.get(f"PRE_COMMIT_{name}", "") for name in ("REMOTE_BRANCH", "TO_REF", "FROM_REF"))
-        found = [Pushed(remote, new, old)]
+        # of a history that is pushed from its first commit on, the framework says no commits, only what the branch is called here
+        found = [Pushed(remote, new or find_commit(project, environ.get("PRE_COMMIT_LOCAL_BRANCH", "")), old)]
     else:
         found = [Pushed(remote, new, old) for _, new, remote, old in (line.split() for line in lines.splitlines() if line.strip())]
     return [
         Pushed(branch.removeprefix(HEADS), commit, "" if set(old) == {"0"} else old)
         for branch, commit, old in found
-        if branch.startswith(HEADS) and set(commit) != {"0"}
+        if branch.startswith(HEADS) and commit.strip("0")
     ]
 
 

@@ -45,7 +45,9 @@ def make_files(answers: Answers) -> tuple[Template, ...]:
     )
 
 
-CI_FILES = ("Jenkinsfile", "bamboo-specs/bamboo.yaml")
+JENKINS = "Jenkinsfile"
+BAMBOO = "bamboo-specs/bamboo.yaml"
+CI_FILES = (JENKINS, BAMBOO)
 
 
 def read_shipped(path: str) -> str:
@@ -62,7 +64,22 @@ def fit_ci(path: str, answers: Answers) -> str:
         for key, value in (("project-key", bamboo_key(team or name)), ("key", bamboo_key(name) if team else ""), ("name", yaml_text(name))):
             if value:
                 text = re.sub(rf"(?m)^(  {key}: ).*$", rf"\g<1>{value}", text, count=1)
-    return text
+    return _move_below(path, text, answers.below) if answers.below else text
+
+
+def _move_below(path: str, text: str, folder: str) -> str:
+    """For a project in a folder of its repository: servers begin at the top, so each command goes there first, as do the results' paths."""
+    text = re.sub(r"(?m)^(?!.*(?:\bsh '|script: \[')).*$", lambda line: re.sub(r"(?<![\w/])(?=\.pipeline\b)", f"{folder}/", line[0]), text)
+    text = re.sub(r"(?<=\bsh ')|(?<=script: \[')", f"{enter(folder)} && ", text)
+    if path == BAMBOO:
+        head = f"# Of {folder}/. Bamboo reads {path} at the top of the repository only: there, this is one of its documents."
+        return text.replace("---\n", f"---\n{head}\n", 1)
+    return f"// Of {folder}/: the Script Path of its multibranch pipeline is {folder}/{path}.\n{text}"
+
+
+def enter(folder: str) -> str:
+    """The command that goes there, as it may stand between single quotes."""
+    return f"cd {folder}" if re.fullmatch(r"[\w./+@%-]+", folder) else f'cd "{folder}"'
 
 
 def bamboo_key(name: str) -> str:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from pipeline.config import CONFIG_FILE, read_config
-from pipeline.scaffold.files import CI_FILES, Template
+from pipeline.scaffold.files import BAMBOO, JENKINS, Template, enter
 from pipeline.scaffold.repository import APPLICATION_FILE, DOCKERFILE, Facts
 
 
@@ -38,11 +40,19 @@ def find_notes(facts: Facts, templates: Sequence[Template]) -> Iterator[str]:
             "<project.build.outputTimestamp>2000-01-01T00:00:00Z</project.build.outputTimestamp>"
         )
     if facts.below:
-        yield (
-            f"{' and '.join(CI_FILES)} are read at the top of a Git repository, and this is {facts.below}/ in it: they were not written. "
-            f"Commands there: ./{facts.below}/invokew; files: {facts.below}/.pipeline/"
-        )
+        yield from _of_servers(facts.root, facts.below)
     if (root / ".venv").is_dir() and not (root / ".venv/requirements.lock").is_file():
         yield ".venv belongs to ./invokew from now on, which makes it anew on its first run"
     if not facts.has_git:
         yield "this is no Git repository yet, and images are named after commits: git init"
+
+
+def _of_servers(root: Path, below: str) -> Iterator[str]:
+    """What their files need where the project is not at the top of its repository, as far as that can be seen to be missing."""
+    if (root / JENKINS).is_file():
+        yield f"this is {below}/ of its Git repository. Jenkins: its multibranch pipeline has the Script Path {below}/{JENKINS}"
+    at_top = root.parents[len(Path(below).parts) - 1] / BAMBOO
+    said = at_top.read_text(encoding="utf-8", errors="replace") if at_top.is_file() else ""
+    if (root / BAMBOO).is_file() and f"{enter(below)} && " not in said:
+        place = f"{'' if said else 'mkdir -p bamboo-specs && '}cat {shlex.quote(f'{below}/{BAMBOO}')} >>{BAMBOO}"
+        yield f"Bamboo reads {BAMBOO} at the top of the repository only, where each plan is a document of its own. There: {place}"

@@ -69,6 +69,7 @@ class Answers:
     maven: str  # the command that builds and tests; empty where there is no pom.xml
     makes_wars: bool  # with which it has to be called before the images are built
     requirement: str
+    below: str = ""  # where in its Git repository all of this is; empty at the top
 
 
 def find_answers(facts: Facts, asked: Asked) -> Answers:
@@ -84,6 +85,7 @@ def find_answers(facts: Facts, asked: Asked) -> Answers:
         maven=("./mvnw" if (facts.root / "mvnw").is_file() else "mvn") if maven else "",
         makes_wars=bool(maven and maven.wars),
         requirement=_requirement(facts, asked),
+        below=facts.below,
     )
 
 

@@ -57,7 +57,7 @@ def hooks_pre_push(_context: Context, itest: bool = False, first: str = "", limi
         raise ConfigurationError(f"--limit {limit}: there is no such time", "Write seconds, for example --limit 600.")
     config = read_project()
     ends = time.monotonic() + limit
-    for pushed in read_pushed("" if sys.stdin.isatty() else sys.stdin.read(), os.environ):
+    for pushed in read_pushed(config.root, "" if sys.stdin.isatty() else sys.stdin.read(), os.environ):
         touched = _touched(config, pushed)
         only_tests = itest and not config.defines_images
         if touched is not None and not touched and not only_tests:

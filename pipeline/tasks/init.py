@@ -45,7 +45,7 @@ def init(
     Example: python -m pipeline init --parent base-images/tomcat
     """
     from pipeline.adapters.git_repository import merge_texts
-    from pipeline.scaffold.files import CI_FILES, make_files, replace_toolkit
+    from pipeline.scaffold.files import make_files, replace_toolkit
     from pipeline.scaffold.notes import find_notes
     from pipeline.scaffold.plan import RECORD_FILE, plan_init, read_record, write_record
     from pipeline.scaffold.repository import REQUIREMENT_FILE, Asked, find_answers
@@ -58,8 +58,6 @@ def init(
     if toolkit and (root / REQUIREMENT_FILE).is_file():
         text = replace_toolkit((root / REQUIREMENT_FILE).read_text(encoding="utf-8"), answers.requirement)
         templates = tuple(replace(made, text=text) if made.path == REQUIREMENT_FILE else made for made in templates)
-    if facts.below:
-        templates = tuple(template for template in templates if template.path not in CI_FILES)
     if not facts.configured:
         _check_files(root, templates)
     for step in plan_init(root, templates, record, merge_texts, upgrade, [REQUIREMENT_FILE] if toolkit else []):

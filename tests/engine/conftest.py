@@ -29,6 +29,7 @@ from pipeline.tasks.service_images import provide_image
 from tests.engine.checkouts import checkout, make_checkout  # noqa: F401 - fixtures
 from tests.engine.run_commands import pytest_sessionfinish, pytest_sessionstart, pytest_terminal_summary, pytest_testnodedown  # noqa: F401 - hooks
 from tests.engine.second_engine import CONTAINERD_STORE, SecondEngine, second_engine
+from tests.engine.toolkit import toolkit  # noqa: F401 - a fixture
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 INVOKE = str(Path(sys.executable).with_name("invoke"))

@@ -22,7 +22,7 @@ from tests.engine.conftest import Project, RegistryContainer
 from tests.engine.documents import DOCS
 from tests.engine.maven import WAR_PLUGINS, Maven
 from tests.engine.published import read_release
-from tests.engine.toolkit import toolkit, wheel, wheels  # noqa: F401 - fixtures
+from tests.engine.toolkit import Toolkit
 from tests.jenkinsfile import read_pipeline
 
 DOCUMENT = "how-to-applications.md"
@@ -75,9 +75,7 @@ def test_from_nothing_to_a_green_build(
     make_project: Callable[[str], Project],
     engine: docker.DockerClient,
     registry: RegistryContainer,
-    toolkit: Path,  # noqa: F811
-    wheel: Path,  # noqa: F811
-    wheels: Path,  # noqa: F811
+    toolkit: Toolkit,
     tiny_image: str,
     tmp_path: Path,
 ) -> None:
@@ -96,18 +94,18 @@ def test_from_nothing_to_a_green_build(
     maven.provide(application.root)
     application.write(".mvn/maven.config", f"--offline\n-Dmaven.repo.local={tmp_path / 'maven'}\n")
     (application.root / "tools").mkdir()
-    shutil.copy(wheel, application.root / "tools")
+    shutil.copy(toolkit.wheel, application.root / "tools")
     application.commit("a Maven repository")
     git.Repo(application.root).create_remote("origin", f"https://git.example.com/{application.namespace}.git")
 
     names = {
-        "/tmp/toolkit/bin/python": str(toolkit.with_name("python")),
-        SHOWN: f"tools/{wheel.name}",
+        "/tmp/toolkit/bin/python": str(toolkit.python),
+        SHOWN: f"tools/{toolkit.wheel.name}",
         "base-images/tomcat": f"{base.namespace}/tomcat",
         "127.0.0.1:5000": registry.host,
     }
     identity = {f"GIT_{who}_{what}": "somebody@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    environment = {**identity, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}  # as docs/how-to-networks.md says
+    environment = {**identity, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(toolkit.wheels)}  # as docs/how-to-networks.md says
     shell = Shell(application.root, environment, names)
     begin, commit, try_out, upgrade = steps_of(DOCUMENT)
     said = shell.run(begin.splitlines()[-1])  # the lines before it are what the fixture has done

@@ -15,10 +15,12 @@ import pytest
 
 from pipeline.adapters.registry import Registry
 from pipeline.reference import Reference
+from pipeline.scaffold.files import fit_ci
+from pipeline.scaffold.repository import Answers
 from pipeline.sessions import PROJECT
 from tests.bamboo_specs import read_specs, stage_jobs
 from tests.engine.build_servers import Agent, bamboo_job, jenkins, of_bamboo, of_jenkins
-from tests.engine.checkouts import PASSING, SCHEMA, WAITING
+from tests.engine.checkouts import PASSING, SCHEMA, TASKS, WAITING
 from tests.engine.conftest import INVOKE, ROOT, Project, RegistryContainer, wait_for
 from tests.engine.second_engine import second_engine
 from tests.jenkinsfile import read_pipeline
@@ -54,6 +56,27 @@ def test_bamboo_finishes_an_older_commit_last(ledger: Project, tmp_path: Path, m
     (_, late), (newest, _) = clones
     assert f"branch tag main: stays at main-{newest[:12]} (their ancestry is not in this clone" in late.said
     assert digest(ledger, "main") == digest(ledger, f"main-{newest[:12]}") != ""
+
+
+def test_a_project_in_a_subfolder_of_another_ones_repository(ledger: Project, engine: docker.DockerClient, tmp_path: Path) -> None:
+    """By the Jenkinsfile that `init` writes there; what is at the top has no part in it."""
+    there = ledger.root / "services/ledger"
+    there.mkdir(parents=True)
+    for path in [path for path in ledger.root.iterdir() if path.name not in (".git", "services")]:
+        path.rename(there / path.name)
+    answers = Answers(ledger.registry, ledger.namespace, (), "", "", False, "", "services/ledger")
+    ledger.write("services/ledger/Jenkinsfile", fit_ci("Jenkinsfile", answers))
+    ledger.write("pipeline.yaml", f"registry: {ledger.registry}\nnamespace: {ledger.namespace}-top\n")
+    ledger.write("tasks.py", TASKS)
+    ledger.write(".gitignore", ".pipeline/\n")
+    pipeline, commit = read_pipeline((there / "Jenkinsfile").read_text(encoding="utf-8")), ledger.commit()
+    agent = Agent.check_out(ledger, tmp_path / "agent", commit, of_jenkins(commit))
+    assert jenkins(pipeline, agent), agent.said
+    assert digest(ledger, "main") == digest(ledger, f"main-{commit[:12]}") != ""
+    assert left(ledger, engine) == []
+    results = {"services/ledger/.pipeline/release.json", "services/ledger/.pipeline/itest/junit.xml"}
+    assert results <= agent.archived([*pipeline.artifacts, *(pattern for stage in pipeline.stages for pattern in stage.results)])
+    assert not (agent.folder / ".pipeline").exists()
 
 
 def digest(project: Project, tag: str, image: str = "ledger") -> str:
@@ -123,6 +146,21 @@ def test_a_build_that_is_cancelled_in_its_tests_leaves_nothing(
     assert agent.ran[-1] == ("stop-oracle", 0)
     assert left(ledger, engine) == []
     assert not digest(ledger, "main")
+
+
+def test_a_job_of_bamboo_that_is_stopped_in_its_tests_leaves_nothing(ledger: Project, engine: docker.DockerClient, tmp_path: Path) -> None:
+    ledger.write("tests.py", WAITING)
+    commit = ledger.commit()
+    agent = Agent.check_out(ledger, tmp_path / "agent", commit, of_bamboo(commit, "ITEST"))
+    with ThreadPoolExecutor(1) as pool:
+        built = pool.submit(bamboo_job, agent, JOBS["Test"])
+        wait_for((agent.folder / "testing").exists, "the tests run", 60)
+        assert left(ledger, engine) != []
+        agent.cancel(signal.SIGKILL)
+        assert not built.result(timeout=90)
+    assert [command for command, _ in agent.ran[-2:]] == ["run-tests", "stop-oracle"]
+    assert agent.ran[-1][1] == 0
+    assert left(ledger, engine) == []
 
 
 def test_two_builds_at_the_same_time_on_one_agent(ledger: Project, engine: docker.DockerClient, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -137,14 +138,15 @@ def test_the_pre_commit_framework(hierarchy: Project, tmp_path: Path) -> None:
     for command in ("init -q -b main", "add --all", "-c user.name=x -c user.email=x commit -qm hooks"):
         subprocess.run(["git", *command.split()], cwd=hooks, check=True)
     release = subprocess.run(["git", "rev-parse", "HEAD"], cwd=hooks, capture_output=True, text=True, check=True).stdout.strip()
-    hierarchy.write(
-        ".pre-commit-config.yaml", f"repos:\n- repo: {hooks}\n  rev: {release}\n  hooks: [{{id: pipeline-images, verbose: true}}]\n"
+    [shown] = re.findall(
+        r"^```yaml\n(repos:.*?)^```$", (ROOT / "docs/developer-machine.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
     )
+    [url], [version] = re.findall(r"repo: (.*)", shown), re.findall(r"rev: (.*)", shown)
+    hierarchy.write(".pre-commit-config.yaml", shown.replace(url, str(hooks)).replace(version, release))
     hierarchy.write("invokew", f'#!/bin/sh\nexec {INVOKE} "$@"\n', 0o755)
-    hierarchy.commit("framework")
+    commit = hierarchy.commit("framework")
     git(hierarchy, "init", "-q", "--bare", "-b", "main", str(tmp_path / "remote.git"))
     git(hierarchy, "remote", "add", "origin", str(tmp_path / "remote.git"))
-    assert push(hierarchy).returncode == 0
     environment = {**os.environ, "PRE_COMMIT_HOME": str(tmp_path / "pre-commit")}
     program = str(Path(INVOKE).with_name("pre-commit"))
     subprocess.run([program, "install", "--hook-type", "pre-push"], cwd=hierarchy.root, env=environment, check=True, capture_output=True)
@@ -153,6 +155,8 @@ def test_the_pre_commit_framework(hierarchy: Project, tmp_path: Path) -> None:
         done = subprocess.run(["git", "push", "origin", "main"], cwd=hierarchy.root, env=environment, capture_output=True, text=True)
         return done.returncode, done.stdout + done.stderr
 
+    code, said_of_it = pushed()  # of everything there is, which the framework calls all files
+    assert (code, f"of main at {commit[:12]}: good after" in said_of_it) == (0, True), said_of_it
     hierarchy.write("notes.md", "of no image\n")
     hierarchy.commit("notes")
     code, said_of_it = pushed()

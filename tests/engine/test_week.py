@@ -15,7 +15,7 @@ import pytest
 from pipeline.adapters.registry import Registry
 from tests.engine.conftest import Project, RegistryContainer
 from tests.engine.published import read_release
-from tests.engine.toolkit import toolkit, wheel, wheels  # noqa: F401 - fixtures
+from tests.engine.toolkit import Toolkit
 
 
 @dataclass
@@ -31,13 +31,13 @@ class Installed(Project):
 @pytest.fixture
 def repositories(
     make_project: Callable[[str], Project],
-    toolkit: Path,  # noqa: F811
+    toolkit: Toolkit,
     tiny_image: str,
     registry: RegistryContainer,
 ) -> tuple[Installed, Installed]:
     """(base images, application): base → server and base → broker there; ledger on the release's server, and report on ledger, here."""
     base, shop = (
-        Installed(made.root, made.registry, made.namespace, {"PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}, toolkit)
+        Installed(made.root, made.registry, made.namespace, {"PYTHONPATH": "", "PYTHONDONTWRITEBYTECODE": "1"}, toolkit.invoke)
         for made in map(make_project, ("base-images", "shop"))
     )
     base.image("base", f"from: {tiny_image}\n", "COPY base.txt /base.txt\n")

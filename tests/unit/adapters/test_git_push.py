@@ -43,17 +43,22 @@ def clone(tmp_path: Path) -> Clone:
 
 def test_branches_are_read_from_what_git_says() -> None:
     lines = f"refs/heads/x {ONE} refs/heads/feature/x {TWO}\nHEAD {TWO} refs/heads/new {NONE}\n"
-    assert read_pushed(lines, {}) == [Pushed("feature/x", ONE, TWO), Pushed("new", TWO, "")]
+    assert read_pushed(Path(), lines, {}) == [Pushed("feature/x", ONE, TWO), Pushed("new", TWO, "")]
 
 
 def test_tags_and_deleted_branches_are_left_out() -> None:
     lines = f"refs/tags/v1 {ONE} refs/tags/v1 {NONE}\n(delete) {NONE} refs/heads/old {ONE}\nrefs/notes/n {ONE} refs/notes/n {NONE}\n"
-    assert read_pushed(lines, {}) == []
+    assert read_pushed(Path(), lines, {}) == []
 
 
 def test_a_branch_is_read_from_what_pre_commit_says() -> None:
     environ = {"PRE_COMMIT_FROM_REF": NONE, "PRE_COMMIT_TO_REF": ONE, "PRE_COMMIT_REMOTE_BRANCH": "refs/heads/x"}
-    assert read_pushed("", environ) == [Pushed("x", ONE, "")]
+    assert read_pushed(Path(), "", environ) == [Pushed("x", ONE, "")]
+
+
+def test_of_a_whole_history_pre_commit_says_the_branch_alone(clone: Clone) -> None:
+    environ = {"PRE_COMMIT_LOCAL_BRANCH": "refs/heads/main", "PRE_COMMIT_REMOTE_BRANCH": "refs/heads/x"}
+    assert read_pushed(clone.root, "", environ) == [Pushed("x", clone.git("rev-parse", "HEAD"), "")]
 
 
 def test_what_no_remote_has_is_what_is_pushed(clone: Clone) -> None:

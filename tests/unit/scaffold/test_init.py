@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,11 @@ from pipeline.config import read_config
 from pipeline.images.context import read_context
 from pipeline.images.hierarchy import read_hierarchy
 from pipeline.scaffold import files
-from pipeline.scaffold.files import CI_FILES, fit_ci, make_files
+from pipeline.scaffold.files import CI_FILES, bamboo_key, fit_ci, make_files
 from pipeline.scaffold.repository import Answers, Application
 from pipeline.tasks.init import init, running_toolkit
-from tests.bamboo_specs import read_specs
+from tests.bamboo_specs import read_specs, task_kind
+from tests.jenkinsfile import read_pipeline
 from tests.unit.scaffold.test_maven import pom, write
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
@@ -481,9 +483,39 @@ def test_in_a_subfolder_of_a_git_repository(repository: Repository, monkeypatch:
     write(repository.root, services__ledger=pom("ledger", FIXED))
     monkeypatch.chdir(repository.root / "services/ledger")
     said = repository.init(**TOLD)
-    assert "this is services/ledger/ in it: they were not written" in said
-    assert {path for path in repository.all() if path.startswith(("Jenkins", "bamboo", "services/ledger/Jenkins"))} == set()
+    assert "Jenkins: its multibranch pipeline has the Script Path services/ledger/Jenkinsfile\n" in said
+    assert {path for path in repository.all() if path.startswith(("Jenkins", "bamboo"))} == set()
     assert read_config(repository.root / "services/ledger").namespace == "finance/ledger-app/ledger"
+    assert repository.init(upgrade=True).startswith("nothing was written\n")
+
+    there = [line.partition("There: ")[2] for line in said.splitlines() if "Bamboo reads" in line]
+    assert there == ["mkdir -p bamboo-specs && cat services/ledger/bamboo-specs/bamboo.yaml >>bamboo-specs/bamboo.yaml"]
+    repository.write("bamboo-specs/bamboo.yaml", fit_ci("bamboo-specs/bamboo.yaml", own_answers(maven=False)))  # another plan's
+    assert "There: cat services/ledger/bamboo-specs/bamboo.yaml >>bamboo-specs/bamboo.yaml\n" in repository.init()
+    subprocess.run(there, shell=True, cwd=repository.root, check=True)
+    assert "Bamboo" not in repository.init()
+    plans = [read_specs(document)[0].plan for document in repository.text("bamboo-specs/bamboo.yaml").split("---\n")[1:]]
+    assert [(plan.project_key, plan.key) for plan in plans] == [("PIPE", "MAIN"), (bamboo_key("finance/ledger-app"), "LEDGER")]
+
+
+@pytest.mark.parametrize(("folder", "there"), [("services/ledger", "cd services/ledger && "), ("our ledger", 'cd "our ledger" && ')])
+def test_in_a_subfolder_the_build_servers_commands_go_there_and_take_the_results_from_there(folder: str, there: str) -> None:
+    answers = replace(own_answers(maven=True), below=folder)
+    pipeline = read_pipeline(fit_ci("Jenkinsfile", answers))
+    commands = [command for stage in pipeline.stages for command in (*stage.commands, *stage.always)]
+    assert {command.partition("&& ")[0] + "&& " for command in commands} == {there}
+    assert f"{there}mvn --batch-mode clean package && ./invokew build" in commands
+    results = [*pipeline.artifacts, *(result for stage in pipeline.stages for result in stage.results)]
+    _, jobs = read_specs(fit_ci("bamboo-specs/bamboo.yaml", answers))
+    for job in jobs.values():
+        for kind, settings in map(task_kind, [*job.tasks, *job.final_tasks]):
+            if kind == "script":
+                assert settings[0].startswith(there)
+            if kind == "test-parser":
+                results.append(settings["test-results"])
+        results += [f"{artifact.location}/{artifact.pattern}" for artifact in job.artifacts]
+    assert len(results) == 8
+    assert all(result.startswith(f"{folder}/.pipeline/") for result in results)
 
 
 def test_neither_maven_nor_dockerfile(repository: Repository) -> None:
