@@ -8,6 +8,7 @@ from pipeline.document import nearest
 from pipeline.errors import ConfigurationError, ImageUnavailableError, RegistryRefusedError
 from pipeline.images.bases import takers
 from pipeline.images.definition import RELEASES
+from pipeline.images.release import Release
 from pipeline.images.users import Use, Wanted, find_users
 from pipeline.tasks.wiring import ImageProject
 
@@ -25,7 +26,15 @@ def find_release_users(project: ImageProject, image: str, namespaces: Sequence[s
             if namespaces:
                 raise
             project.say(f"warning: {place}/{RELEASES} is left out: {error.message}")  # another team's, of whatever kind
-    return find_users(wanted, releases, lambda place, tag: project.releases_of(place).read(tag), config.pull_from)
+
+    def read(place: str, tag: str) -> Release | None:
+        try:
+            return project.releases_of(place).read(tag)
+        except RegistryRefusedError as error:  # then what it stands on cannot be told
+            project.say(f"warning: release {tag} of {place} is left out: {error.message}")
+            return None
+
+    return find_users(wanted, releases, read, config.pull_from)
 
 
 def _wanted(project: ImageProject, image: str) -> Wanted:
